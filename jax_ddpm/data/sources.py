@@ -1,0 +1,167 @@
+"""Where images come from. Each source is a random-access sequence of {"image": [H, W, C] uint8, "label": int}."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jax_ddpm.errors import InvalidInput, choose, did_you_mean
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class Example(TypedDict):
+    """One image and its label; the label is 0 where a source has none."""
+
+    image: np.ndarray
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A sequence of examples.
+
+    Attributes:
+      name: as in the config.
+      size: how many examples there are.
+      read: number -> example.
+      class_names: by label; empty where the images have no labels.
+    """
+
+    name: str
+    size: int
+    read: Callable[[int], Example]
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return self.size
+
+    def __getitem__(self, index: Any) -> Example:
+        """Example `index`, 0 ≤ index < len."""
+        return self.read(int(index))
+
+
+def load_source(name: str, split: str, directory: str = "") -> Source:
+    """A source by name.
+
+    Args:
+      name: "digits", "folder", or any image set of TensorFlow Datasets: "cifar10", "mnist", "fashion_mnist", …
+      split: "train", "test", and for TensorFlow Datasets whatever its split language says, "train[:90%]".
+      directory: for a folder, where it is; for TensorFlow Datasets, where sets are prepared ("" is its own default).
+    Raises:
+      InvalidInput: there is no such data set, or it is not here; the message says how to get it.
+    """
+    if name == "digits":
+        return digits(split)
+    if name == "folder":
+        return image_folder(directory)
+    return tensorflow_dataset(name, split, directory)
+
+
+def digits(split: str) -> Source:
+    """scikit-learn's 1,797 handwritten digits, grey, 8×8, ten classes.
+
+    Split by a fixed shuffle into "train" (1,500) and "test" (297); "all" is both.
+    """
+    from sklearn.datasets import load_digits
+
+    order = np.random.default_rng(0).permutation(1797)
+    chosen = choose("split of digits", split, {"train": order[:1500], "test": order[1500:], "all": order})
+    bunch = load_digits()
+    images = np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
+    labels = bunch.target[chosen]
+    names = tuple(str(name) for name in bunch.target_names)
+    return Source("digits", len(images), lambda i: {"image": images[i], "label": int(labels[i])}, names)
+
+
+def image_folder(directory: str) -> Source:
+    """The images in a folder; where they lie in subfolders, each subfolder is a class (in the order of their names).
+
+    Raises:
+      InvalidInput: no folder, no images, or images both beside the subfolders and in them.
+    """
+    if not directory:
+        raise InvalidInput("no folder given: say where the images are, --config.data.directory=PATH")
+    root = Path(directory).expanduser()
+    if not root.is_dir():
+        raise InvalidInput(f"no folder at {root.absolute()}: --config.data.directory must name one that holds images")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not files:
+        raise InvalidInput(f"no images in {root.absolute()}: looked, in subfolders too, for {', '.join(IMAGE_SUFFIXES)}")
+    folders = [path.relative_to(root).parts[0] if path.parent != root else None for path in files]
+    names = sorted({folder for folder in folders if folder is not None})
+    if names and None in folders:
+        raise InvalidInput(
+            f"{root.absolute()} holds {folders.count(None)} images beside its subfolders ({', '.join(names[:5])}, …): "
+            "put every image into a subfolder, one a class, or none"
+        )
+    labels = [names.index(folder) if folder is not None else 0 for folder in folders]
+    return Source("folder", len(files), lambda i: {"image": read_image(files[i]), "label": labels[i]}, tuple(names))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file, upright, as [H, W, 1 or 3] uint8; what is transparent becomes white.
+
+    Raises:
+      InvalidInput: the file cannot be read as an image; the message names it.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            image = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read as an image: {error}") from error
+    return image if image.ndim == 3 else image[..., None]
+
+
+def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
+    """An image set of TensorFlow Datasets, read without TensorFlow from a prepared folder.
+
+    Raises:
+      InvalidInput: an unknown name or split, a set without images, or one that is not prepared; the message has the command.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=directory or None, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        known = ["digits", "folder", *tfds.list_builders(with_community_datasets=False)]
+        raise InvalidInput(
+            f"unknown data set {name!r}: expected digits, folder, or a name from the catalogue of TensorFlow Datasets."
+            f"{did_you_mean(name, known)}"
+        ) from error
+    if not builder.is_prepared():
+        raise InvalidInput(_how_to_prepare(name, builder, "is not prepared"))
+    features, splits = builder.info.features, builder.info.splits
+    if "image" not in features:
+        raise InvalidInput(f"data set {name!r} has no images: its features are {', '.join(features)}")
+    if split.split("[")[0].split("+")[0] not in splits:
+        choose(f"split of {name}", split, dict(splits))
+    try:
+        examples: Sequence[Any] = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise InvalidInput(_how_to_prepare(name, builder, "is prepared, but not as array_record,")) from error
+    names = tuple(features["label"].names) if "label" in features else ()
+
+    def read(index: int) -> Example:
+        example = examples[index]
+        return {"image": example["image"], "label": int(example.get("label", 0))}
+
+    return Source(name, len(examples), read, names)
+
+
+def _how_to_prepare(name: str, builder: Any, state: str) -> str:
+    root = builder.data_path.parents[2 if builder.builder_config else 1]
+    return (
+        f"data set {name!r} {state} in {builder.data_path}. Prepare it once; this alone needs TensorFlow, in any environment:\n"
+        "  pip install tensorflow-cpu tensorflow-datasets array-record importlib_resources\n"
+        f"  tfds build {name} --file_format=array_record --data_dir={root}\n"
+        "or name the folder in which it is prepared: --config.data.directory=PATH"
+    )

@@ -1,0 +1,122 @@
+"""The parts of the U-Net, as in the public code of Ho et al. 2020.
+
+Parameters are float32. `dtype` is what a layer computes in; normalisation statistics and softmax are float32 whatever it is.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+init_weight = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+init_near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")  # so that a block starts as its skip
+
+
+def timestep_embedding(t: jax.Array, features: int) -> jax.Array:
+    """Sines and cosines of t at geometrically spaced frequencies.
+
+    [sin(t ω_0), sin(t ω_1), …, cos(t ω_0), cos(t ω_1), …] with ω_i = 10⁴^(-i/(features/2 - 1))
+    (Vaswani et al. 2017, section 3.5, in the layout of Ho et al. 2020)
+
+    Args:
+      t: [B] numbers.
+      features: an even number, at least 4.
+    Returns:
+      [B, features] float32.
+    """
+    half = features // 2
+    frequencies = jnp.exp(-jnp.log(1e4) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def group_norm(groups: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
+    """Group normalisation with DDPM's epsilon; Flax takes its statistics in float32."""
+    return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=dtype, name=name)
+
+
+def conv3x3(
+    features: int, dtype: DTypeLike, name: str, *, stride: int = 1, kernel_init: nn.initializers.Initializer = init_weight
+) -> nn.Conv:
+    """A 3×3 convolution. With stride 2 an even size is padded by (0, 1): below and to the right alone."""
+    return nn.Conv(features, (3, 3), (stride, stride), "SAME", kernel_init=kernel_init, dtype=dtype, name=name)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions and a skip; the embedding is added between them.
+
+    Attributes:
+      features: channels out. Where they differ from those in, the skip is a 1×1 convolution.
+      groups: of the normalisation; divides the channels in and out.
+      dropout: the share of values dropped before the second convolution, in training.
+    """
+
+    features: int
+    groups: int
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+        """x [B, H, W, C], embedding [B, E] -> [B, H, W, features]."""
+        h = nn.silu(group_norm(self.groups, self.dtype, "norm1")(x))
+        h = conv3x3(self.features, self.dtype, "conv1")(h)
+        shift = nn.Dense(self.features, kernel_init=init_weight, dtype=self.dtype, name="embedding")(nn.silu(embedding))
+        h = nn.silu(group_norm(self.groups, self.dtype, "norm2")(h + shift[:, None, None, :]))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv3x3(self.features, self.dtype, "conv2", kernel_init=init_near_zero)(h)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, kernel_init=init_weight, dtype=self.dtype, name="skip")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all positions, added to its input.
+
+    softmax(q kᵀ/√d) v with the logits and the softmax in float32        (Vaswani et al. 2017, eq. 1)
+
+    Attributes:
+      heads: they share the channels out evenly.
+      groups: of the normalisation.
+    """
+
+    heads: int
+    groups: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same."""
+        batch, height, width, channels = x.shape
+        h = group_norm(self.groups, self.dtype, "norm")(x)
+
+        def project(name: str) -> jax.Array:
+            out = nn.Dense(channels, kernel_init=init_weight, dtype=self.dtype, name=name)(h)
+            return out.reshape(batch, height * width, self.heads, channels // self.heads)
+
+        h = jax.nn.dot_product_attention(project("query"), project("key"), project("value"))
+        out = nn.Dense(channels, kernel_init=init_near_zero, dtype=self.dtype, name="out")
+        return x + out(h.reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halves height and width by a 3×3 convolution of stride 2."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H/2, W/2, C]."""
+        return conv3x3(x.shape[-1], self.dtype, "conv", stride=2)(x)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width by repeating each pixel, then a 3×3 convolution."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, 2H, 2W, C]."""
+        doubled = x.repeat(2, axis=1).repeat(2, axis=2)
+        return conv3x3(x.shape[-1], self.dtype, "conv")(doubled)
