@@ -1,0 +1,30 @@
+"""scikit-learn's handwritten digits, class by class: the demo.
+
+    python run.py --config configs/digits.py
+
+Nothing to download.
+"""
+
+from ml_collections import ConfigDict
+
+from jax_ddpm.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """1,500 grey images of 8×8 and a small network, conditional on the class."""
+    config = default_config()
+    config.data.update(name="digits", image_size=8, channels=1, flip=False)
+    config.model.update(
+        channels=48, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=16, dropout=0.0, class_conditional=True
+    )
+    config.train.update(
+        steps=1500,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        ema_decay=0.995,
+        log_every=50,
+        checkpoint_every=500,
+        sample_every=500,
+    )
+    config.sample.update(count=100, batch_size=100)
+    return config

@@ -1,0 +1,1 @@
+"""What `run.py --mode` can do, one file a mode."""

@@ -1,0 +1,105 @@
+"""--mode describe: what a config stands for, without training anything."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jax_ddpm import experiment
+from jax_ddpm.config import FILE_NAME as CONFIG_FILE
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.unet import UNet
+from jax_ddpm.runtime import cache_directory
+from jax_ddpm.training.logging import FILE_NAME as METRICS_FILE
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Prints the network as a table, its size and cost, the schedule, the data, and what a run will write."""
+    data = describe_data(config)  # first, for it finds out how many classes there are
+    experiment.check(config)
+    print("\n".join([*describe_network(config), *describe_schedule(config), *data, *describe_run(config, workdir)]))
+
+
+def describe_network(config: ConfigDict) -> list[str]:
+    """A line a part: where it is, what comes out of it, how many parameters it has; then the sums."""
+    network, shape = experiment.make_network(config), experiment.image_shape(config)
+    labels = jax.ShapeDtypeStruct((1,), np.int32) if network.num_classes else None
+    image, t = jax.ShapeDtypeStruct((1, *shape), np.float32), jax.ShapeDtypeStruct((1,), np.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image, t, labels)
+    outputs = _output_shapes(network, variables, image, t, labels)
+    cost = jax.jit(network.apply).lower(variables, image, t, labels).cost_analysis() or {}
+    rows = [f"  {name:<24}{'×'.join(map(str, outputs[name])):>14}{_size(variables['params'][name]):>14,}" for name in outputs]
+    return [
+        f"network: {type(network).__name__} on {'×'.join(map(str, shape))}, computing in {config.model.dtype}",
+        f"  {'part':<24}{'output':>14}{'parameters':>14}",
+        *rows,
+        f"parameters: {_size(variables['params']):,}",
+        f"FLOPs per image: {cost.get('flops', math.nan) / 1e9:.3f}·10⁹ forward, about three times that in a train step",
+    ]
+
+
+def _output_shapes(network: UNet, variables: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
+    """The shape that each part gives for one image, in the order in which they run."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*args, **kwargs)
+        if len(context.module.path) == 1 and context.method_name == "__call__":
+            shapes[context.module.path[0]] = output.shape[1:]
+        return output
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(network.apply, variables, *inputs)
+    return shapes
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def describe_schedule(config: ConfigDict) -> list[str]:
+    """The schedule's ends, and what is trained on it."""
+    schedule, diffusion = experiment.make_schedule(config), config.diffusion
+    snr = np.asarray(schedule.alphas_bar, np.float64) / (1 - np.asarray(schedule.alphas_bar, np.float64))
+    return [
+        f"schedule: {diffusion.schedule}, T = {schedule.steps}",
+        f"  β from {schedule.betas[0]:.3g} to {schedule.betas[-1]:.3g}, ᾱ_T = {schedule.alphas_bar[-1]:.3g}",
+        f"  signal-to-noise ratio from {snr[0]:.3g} to {snr[-1]:.3g}",
+        f"  prediction {diffusion.prediction}, loss {diffusion.loss}, variance {diffusion.variance}",
+    ]
+
+
+def describe_data(config: ConfigDict) -> list[str]:
+    """What the data holds, or how to come by it. Notes the classes in the config where it can."""
+    data = config.data
+    fitted = f"  as {data.image_size}×{data.image_size}×{data.channels} in [-1, 1]{', flipped at random' if data.flip else ''}"
+    try:
+        source = experiment.make_source(config)
+    except InvalidInput as error:
+        return [f"data: {data.name}, {data.split}: not here", *(f"  {line}" for line in str(error).splitlines()), fitted]
+    data.class_names = source.class_names
+    shape = "×".join(map(str, source[0]["image"].shape))
+    classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
+    return [f"data: {source.name}, {data.split}: {len(source):,} images, the first of {shape}, {classes}", fitted]
+
+
+def describe_run(config: ConfigDict, workdir: Path) -> list[str]:
+    """How long the run is, and what it will write."""
+    train = config.train
+    kept = f"the last {train.keep_last}" + (f" and every {train.keep_every:,}th step" if train.keep_every else "")
+    return [
+        f"training: {train.steps:,} steps of {train.batch_size} images, {train.steps * train.batch_size:,} images in all",
+        f"a run writes into {workdir}/:",
+        f"  {CONFIG_FILE}: every setting",
+        f"  checkpoints/: every {train.checkpoint_every:,} steps; {kept} are kept",
+        f"  {METRICS_FILE} and tensorboard/: loss and gradient norm every {train.log_every:,} steps",
+        f"  samples/: {config.sample.count} images and the chain they come from"
+        + (f", every {train.sample_every:,} steps and at the end" if train.sample_every else ", at the end"),
+        "  loss.png: the loss curve",
+        f"compiled programs are kept in {cache_directory(config.runtime.compilation_cache)}",
+    ]

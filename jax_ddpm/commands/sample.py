@@ -1,0 +1,48 @@
+"""--mode sample: draw images from a trained run."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jax_ddpm.experiment import check, init_params
+from jax_ddpm.generation import chosen_labels, grid_columns, make_generator
+from jax_ddpm.pictures import grid, save_png
+from jax_ddpm.training.checkpoints import Checkpoints, abstract
+from jax_ddpm.training.sharding import make_mesh, replicated
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Writes `sample.count` images, drawn from the averaged parameters of the newest checkpoint.
+
+    Into workdir/samples/step_…_seed_…/: grid.png, each image as a PNG of its true size, and samples.npz with the images
+    [N, H, W, C] uint8 as arr_0 and the labels [N] as arr_1 (the names that guided-diffusion's evaluator reads).
+    """
+    check(config)
+    mesh = make_mesh()
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        shapes = jax.eval_shape(partial(init_params, config), jax.random.key(0))
+        params = checkpoints.restore_ema(abstract(shapes, replicated(mesh)))
+        step = checkpoints.latest_step
+    labels = chosen_labels(config, config.sample.count)
+    generate = make_generator(config, mesh)
+    print(f"drawing {len(labels)} images, {config.diffusion.steps} steps each, from step {step} of {workdir} ...", flush=True)
+
+    images = []
+    with tqdm(total=len(labels), unit="image") as bar:
+        for batch, _ in generate(params, labels, config.sample.seed):
+            images.append(batch)
+            bar.update(len(batch))
+    directory = workdir / "samples" / f"step_{step:07d}_seed_{config.sample.seed}"
+    print(f"samples: {write(directory, np.concatenate(images), labels, grid_columns(config))}", flush=True)
+
+
+def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:
+    """Writes images [N, H, W, C] uint8 as a grid, one by one, and as an .npz; returns where the grid is."""
+    for number, image in enumerate(images):
+        save_png(directory / f"{number:05d}.png", image)
+    np.savez(directory / "samples.npz", arr_0=images, arr_1=labels)
+    return save_png(directory / "grid.png", grid(images, columns), image_size=images.shape[1])

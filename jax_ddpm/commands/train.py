@@ -1,0 +1,196 @@
+"""--mode train: train a network, from the start or from where a run stopped."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jax_ddpm import experiment
+from jax_ddpm.config import FILE_NAME as CONFIG_FILE
+from jax_ddpm.config import FIXED, changes, read_config, to_dict, write_config
+from jax_ddpm.data.pipeline import batches
+from jax_ddpm.data.sources import Source, read_image
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.generation import chosen_labels, frame_steps, grid_columns, make_generator
+from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
+from jax_ddpm.runtime import cache_directory
+from jax_ddpm.training.checkpoints import Checkpoints, abstract
+from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
+from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
+from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split_batch, to_devices
+from jax_ddpm.training.state import TrainState, create_state
+from jax_ddpm.training.step import TrainStep
+
+DrawSamples = Callable[[TrainState], Path]
+FILMSTRIP_ROWS = 8
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Trains until `train.steps`, going on from the newest checkpoint of `workdir` where there is one."""
+    source = experiment.make_source(config)
+    config.data.class_names = source.class_names
+    experiment.check(config)
+    mesh = make_mesh()
+    check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
+    _check_unchanged(config, workdir)
+    write_config(config, workdir)
+    print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
+
+    keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
+    with stop_on_signals() as stop, Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
+        data = _make_batches(config, source)
+        state = _first_or_restored_state(config, mesh, checkpoints, data)
+        draw_samples = _make_draw_samples(config, mesh, workdir)
+        if state.step < config.train.steps:
+            state = _train(config, mesh, workdir, state, data, checkpoints, draw_samples, stop)
+            checkpoints.save(state, data, to_dict(config))
+    if stop.signal_number:
+        _say_how_to_go_on(config, workdir, state, stop)
+        sys.exit(128 + stop.signal_number)
+    _show_results(workdir, draw_samples(state))
+
+
+def _make_batches(config: ConfigDict, source: Source) -> grain.DatasetIterator:
+    return batches(
+        source,
+        batch_size=config.train.batch_size,
+        image_size=config.data.image_size,
+        channels=config.data.channels,
+        flip=config.data.flip,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _new_state(config: ConfigDict) -> TrainState:
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    return create_state(experiment.init_params(config, init_key), experiment.make_optimizer(config), train_key)
+
+
+def _first_or_restored_state(
+    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints, data: grain.DatasetIterator
+) -> TrainState:
+    if checkpoints.latest_step is None:
+        return jax.jit(partial(_new_state, config), out_shardings=replicated(mesh))()
+    like = abstract(jax.eval_shape(partial(_new_state, config)), replicated(mesh))
+    print(f"going on from the checkpoint of step {checkpoints.latest_step}")
+    return checkpoints.restore(like, data)
+
+
+def _train(
+    config: ConfigDict,
+    mesh: Mesh,
+    workdir: Path,
+    state: TrainState,
+    data: grain.DatasetIterator,
+    checkpoints: Checkpoints,
+    draw_samples: DrawSamples,
+    stop: StopRequest,
+) -> TrainState:
+    train = config.train
+    step = _compiled_step(config, mesh, state)
+    with (
+        MetricsWriter(workdir, int(state.step)) as writer,
+        Progress(int(state.step), train.steps, train.batch_size) as progress,
+    ):
+
+        def show_samples(state: TrainState) -> None:
+            if state.step < train.steps:  # the last ones are drawn when training is over
+                path = draw_samples(state)
+                progress.say(f"samples: {path}")
+                writer.write_image(int(state.step), "samples", read_image(path))
+
+        return run(
+            state,
+            step,
+            map(partial(to_devices, mesh=mesh), data),
+            until=train.steps,
+            log_every=train.log_every,
+            writer=writer,
+            progress=progress,
+            periodic=[
+                Periodic(train.checkpoint_every, lambda state: checkpoints.save(state, data, to_dict(config))),
+                Periodic(train.sample_every, show_samples),
+            ],
+            stop=stop,
+        )
+
+
+def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainStep:
+    """The train step for this mesh, compiled ahead, so that a person is told what the wait is for."""
+    whole, split = replicated(mesh), split_batch(mesh)
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.train.batch_size, *experiment.image_shape(config)), np.float32),
+        "label": jax.ShapeDtypeStruct((config.train.batch_size,), np.int32),
+    }
+    step = jax.jit(experiment.make_step(config), in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+    print(
+        f"compiling the train step (kept in {cache_directory(config.runtime.compilation_cache)} for the next time) ...",
+        flush=True,
+    )
+    begin = time.perf_counter()
+    compiled = step.lower(abstract(state, whole), abstract(batch, split)).compile()
+    print(f"compiled in {time.perf_counter() - begin:.1f} s", flush=True)
+    return compiled
+
+
+def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
+    """A function that writes a grid of samples and a filmstrip of the chain, unless they are there, and names the grid."""
+    generate = make_generator(config, mesh, frame_steps(config.diffusion.steps))
+    labels = chosen_labels(config, config.sample.count)
+
+    def draw(state: TrainState) -> Path:
+        path = workdir / "samples" / f"step_{int(state.step):07d}.png"
+        if not path.exists():
+            images, states = zip(*generate(state.ema_params, labels, config.sample.seed), strict=True)
+            chains = np.concatenate(states, axis=1)[:, :FILMSTRIP_ROWS]
+            size = config.data.image_size
+            save_png(chain_path(path), filmstrip(chains), image_size=size)
+            save_png(path, grid(np.concatenate(images), columns=grid_columns(config)), image_size=size)
+        return path
+
+    return draw
+
+
+def chain_path(path: Path) -> Path:
+    """Where the filmstrip of a grid lies."""
+    return path.with_name(f"{path.stem}_chain.png")
+
+
+def _check_unchanged(config: ConfigDict, workdir: Path) -> None:
+    """Raises InvalidInput where a run that has begun would be continued with other data, another network or another loss."""
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    different = [
+        f"  {name}: the run has {old!r}, now given {new!r}"
+        for name, (old, new) in changes(read_config(workdir), config).items()
+        if name.split(".")[0] in FIXED
+    ]
+    if different:
+        raise InvalidInput(
+            f"{workdir} holds a run with other settings:\n" + "\n".join(different) + "\n"
+            "Give another --workdir to start anew, or leave --config out to go on as it was"
+        )
+
+
+def _say_how_to_go_on(config: ConfigDict, workdir: Path, state: TrainState, stop: StopRequest) -> None:
+    print(
+        f"stopped by {signal.Signals(stop.signal_number).name} at step {int(state.step)} of {config.train.steps}; "
+        f"everything is saved.\nTo go on, run the same command again, or: python run.py --workdir {workdir}",
+        flush=True,
+    )
+
+
+def _show_results(workdir: Path, samples: Path) -> None:
+    rows = read_metrics(workdir)
+    curve = loss_curve(workdir / "loss.png", [row["step"] for row in rows], [row["loss"] for row in rows])
+    print(f"samples: {samples}\nthe chain from noise to image: {chain_path(samples)}\nloss curve: {curve}", flush=True)

@@ -1,0 +1,157 @@
+"""The settings of a run: every key there is, with its default, and how a run's settings are kept and read again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jax_ddpm.errors import InvalidInput, did_you_mean
+
+FILE_NAME = "config.json"
+FIXED = ("seed", "data", "diffusion", "model")  # what a run that has begun cannot change
+
+
+def default_config() -> ConfigDict:
+    """Every setting with its default: the CIFAR-10 run of Ho et al. 2020. A key that is not here cannot be set."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    data.name = "cifar10"  # digits, folder, or a name from the catalogue of TensorFlow Datasets
+    data.split = "train"
+    data.directory = ""  # the folder of images; for TensorFlow Datasets, where sets are prepared ("": its own default)
+    data.image_size = 32  # pixels a side
+    data.channels = 3  # 1 (grey) or 3 (RGB)
+    data.flip = True  # mirror left to right in one of two draws
+    data.class_names = ()  # by label; found out and kept when training starts
+
+    config.diffusion = diffusion = ConfigDict()
+    diffusion.schedule = "linear"  # linear, cosine, quadratic, sigmoid, constant, jsd
+    diffusion.steps = 1000  # T
+    diffusion.beta_start = 1e-4  # for T = 1000; scaled by 1000/T
+    diffusion.beta_end = 0.02
+    diffusion.prediction = "eps"  # what the network says: eps, x0
+    diffusion.variance = "fixed_large"  # of p(x_{t-1} | x_t): fixed_small, fixed_large
+    diffusion.loss = "eps"  # eps (L_simple), x0, kl (the variational bound)
+
+    config.model = model = ConfigDict()
+    model.channels = 128
+    model.multipliers = (1, 2, 2, 2)
+    model.blocks = 2
+    model.attention_resolutions = (16,)
+    model.heads = 1
+    model.dropout = 0.1
+    model.groups = 32
+    model.class_conditional = False
+    model.dtype = "float32"  # of the body: float32, bfloat16
+
+    config.train = train = ConfigDict()
+    train.steps = 800_000
+    train.batch_size = 128
+    train.accumulate = 1  # parts that a batch is worked off in, to save memory
+    train.learning_rate = 2e-4
+    train.warmup_steps = 5000
+    train.clip_norm = 1.0  # of the gradient; 0 does not clip
+    train.adam_b1 = 0.9
+    train.adam_b2 = 0.999
+    train.adam_eps = 1e-8
+    train.ema_decay = 0.9999
+    train.ema_warmup = True  # decay min(ema_decay, (1 + n)/(10 + n)), so that short runs forget their start
+    train.log_every = 100
+    train.checkpoint_every = 5000
+    train.keep_last = 3
+    train.keep_every = 100_000  # 0 keeps the last ones only
+    train.sample_every = 10_000  # a grid of samples; 0 draws none on the way
+
+    config.sample = sample = ConfigDict()
+    sample.count = 64
+    sample.batch_size = 64
+    sample.seed = 0
+    sample.labels = ()  # taken in turn, where the network is class-conditional; () takes every class
+    sample.clip = True  # hold x_0 within [-1, 1] at every step
+
+    config.runtime = runtime = ConfigDict()
+    runtime.cpu_devices = 0  # XLA devices to split a CPU into; 0: one a core, as far as they divide the batch
+    runtime.compilation_cache = ""  # a folder; "": JAX_COMPILATION_CACHE_DIR or ~/.cache/jax_ddpm
+    return config.lock()
+
+
+def get_config(workdir: str) -> ConfigDict:
+    """The settings kept in a workdir, in the form that the flag `--config FILE:ARGUMENT` calls."""
+    return read_config(Path(workdir))
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The settings as nested plain dicts, their tuples as lists: what JSON gives back."""
+    return json.loads(config.to_json())
+
+
+def write_config(config: ConfigDict, workdir: Path) -> None:
+    """Keeps the settings in `workdir`, so that nothing has to be remembered to reopen the run."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = workdir / f"{FILE_NAME}.partial"
+    partial.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    partial.replace(workdir / FILE_NAME)
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The settings kept in `workdir`.
+
+    Raises:
+      InvalidInput: none are kept there, or they hold a key or a type that this version does not know.
+    """
+    path = workdir / FILE_NAME
+    if not path.is_file():
+        raise InvalidInput(f"no run at {workdir.absolute()}: expected a {FILE_NAME} there. Train one with --config FILE")
+    try:
+        return merge(default_config(), json.loads(path.read_text()))
+    except (json.JSONDecodeError, InvalidInput) as error:
+        raise InvalidInput(f"{path}: {error}") from error
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput where there is no setting of this dotted name, such as "train.batch_size"."""
+    group: Any = default_config()
+    for depth, key in enumerate(name.split(".")):
+        if not isinstance(group, ConfigDict):
+            raise InvalidInput(f"unknown setting {name!r}: {'.'.join(name.split('.')[:depth])!r} is a single setting")
+        if key not in group:
+            raise InvalidInput(f"unknown setting {name!r}: there is no {key!r}.{did_you_mean(key, group.keys())}")
+        group = group[key]
+
+
+def merge(config: ConfigDict, values: dict[str, Any], prefix: str = "") -> ConfigDict:
+    """`config` with `values` laid over it, key by key.
+
+    Raises:
+      InvalidInput: a key that config does not have, or a value of another type.
+    """
+    for key, value in values.items():
+        name = prefix + key
+        if key not in config:
+            raise InvalidInput(f"unknown setting {name!r}.{did_you_mean(key, config.keys())}")
+        if isinstance(config[key], ConfigDict):
+            if not isinstance(value, dict):
+                raise InvalidInput(f"setting {name!r} is {value!r}: expected a group of settings")
+            merge(config[key], value, f"{name}.")
+            continue
+        try:
+            config[key] = tuple(value) if isinstance(config[key], tuple) else value
+        except TypeError as error:
+            expected = type(config[key]).__name__
+            raise InvalidInput(f"setting {name!r} is {value!r}: expected {expected}, such as {config[key]!r}") from error
+    return config
+
+
+def changes(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configs differ: dotted name -> (old value, new value)."""
+
+    def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        for key, value in config.items():
+            rows |= flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+        return rows
+
+    before, after = flat(old), flat(new)
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}

@@ -1,0 +1,184 @@
+"""From a config to the things it names. The only place where a name picks a function."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jax_ddpm.data.sources import Source, load_source
+from jax_ddpm.diffusion.losses import Denoiser, Loss, eps_loss, kl_loss, x0_loss
+from jax_ddpm.diffusion.prediction import static_clip
+from jax_ddpm.diffusion.sampling import Sampler, ancestral
+from jax_ddpm.diffusion.schedules import (
+    NoiseSchedule,
+    constant_schedule,
+    cosine_schedule,
+    jsd_schedule,
+    linear_schedule,
+    quadratic_schedule,
+    sigmoid_schedule,
+)
+from jax_ddpm.errors import InvalidInput, choose
+from jax_ddpm.models.unet import UNet
+from jax_ddpm.training.state import Params
+from jax_ddpm.training.step import Batch, LossFn, Prepare, TrainStep, make_train_step
+
+
+def _per_component(loss: Loss) -> Loss:
+    """Nats an image -> nats a component, the scale at which a gradient clip of 1 means the same as for the other losses."""
+
+    def scaled(schedule: NoiseSchedule, denoiser: Denoiser, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+        return loss(schedule, denoiser, x0, t, eps) / x0[0].size
+
+    return scaled
+
+
+SCHEDULES: dict[str, Callable[[ConfigDict], NoiseSchedule]] = {
+    "linear": lambda c: linear_schedule(c.steps, c.beta_start, c.beta_end),
+    "cosine": lambda c: cosine_schedule(c.steps),
+    "quadratic": lambda c: quadratic_schedule(c.steps, c.beta_start, c.beta_end),
+    "sigmoid": lambda c: sigmoid_schedule(c.steps, c.beta_start, c.beta_end),
+    "constant": lambda c: constant_schedule(c.steps, c.beta_end),
+    "jsd": lambda c: jsd_schedule(c.steps),
+}
+LOSSES: dict[str, Callable[[ConfigDict], Loss]] = {
+    "eps": lambda c: partial(eps_loss, prediction=c.prediction),
+    "x0": lambda c: partial(x0_loss, prediction=c.prediction),
+    "kl": lambda c: _per_component(partial(kl_loss, prediction=c.prediction, variance=c.variance)),
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def make_schedule(config: ConfigDict) -> NoiseSchedule:
+    """The noise schedule."""
+    return choose("diffusion.schedule", config.diffusion.schedule, SCHEDULES)(config.diffusion)
+
+
+def make_network(config: ConfigDict) -> UNet:
+    """The U-Net."""
+    return UNet(
+        out_channels=config.data.channels,
+        channels=config.model.channels,
+        multipliers=tuple(config.model.multipliers),
+        blocks=config.model.blocks,
+        attention_resolutions=tuple(config.model.attention_resolutions),
+        heads=config.model.heads,
+        dropout=config.model.dropout,
+        groups=config.model.groups,
+        num_classes=num_classes(config),
+        dtype=choose("model.dtype", config.model.dtype, DTYPES),
+    )
+
+
+def num_classes(config: ConfigDict) -> int:
+    """How many labels the network knows; 0 where it is not class-conditional."""
+    if config.model.class_conditional and not config.data.class_names:
+        raise InvalidInput("model.class_conditional=True, but data.class_names is empty: the data has no labels")
+    return len(config.data.class_names) if config.model.class_conditional else 0
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """[H, W, C] of the images."""
+    return config.data.image_size, config.data.image_size, config.data.channels
+
+
+def init_params(config: ConfigDict, key: jax.Array) -> Params:
+    """Random parameters of the network."""
+    labels = jnp.zeros(1, jnp.int32) if num_classes(config) else None
+    return make_network(config).init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(1), labels)["params"]
+
+
+def make_denoiser(network: UNet, params: Params, labels: jax.Array | None, dropout_key: jax.Array | None = None) -> Denoiser:
+    """The network as a function of x_t and t alone; with a key for dropout it is in training."""
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+
+    def denoiser(xt: jax.Array, t: jax.Array) -> jax.Array:
+        output = network.apply({"params": params}, xt, t, labels, train=dropout_key is not None, rngs=rngs)
+        return cast(jax.Array, output)
+
+    return denoiser
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clip the gradient, then Adam with a linear warm-up of the learning rate."""
+    train = config.train
+    rate = optax.warmup_constant_schedule(0.0, train.learning_rate, train.warmup_steps)
+    clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(rate, train.adam_b1, train.adam_b2, train.adam_eps))
+
+
+def make_source(config: ConfigDict) -> Source:
+    """The data."""
+    return load_source(config.data.name, config.data.split, config.data.directory)
+
+
+def make_sampler(config: ConfigDict) -> Sampler:
+    """The way the reverse chain is run."""
+    diffusion = config.diffusion
+    clip = static_clip if config.sample.clip else None
+    return ancestral(make_schedule(config), prediction=diffusion.prediction, variance=diffusion.variance, clip=clip)
+
+
+def make_prepare(config: ConfigDict) -> Prepare:
+    """Draws a time, uniformly, and the noise for each image of a batch."""
+
+    def prepare(key: jax.Array, batch: Batch) -> Batch:
+        t_key, eps_key = jax.random.split(key)
+        images = batch["image"]
+        t = jax.random.randint(t_key, images.shape[:1], 0, config.diffusion.steps)
+        return {**batch, "t": t, "eps": jax.random.normal(eps_key, images.shape)}
+
+    return prepare
+
+
+def make_loss_fn(config: ConfigDict) -> LossFn:
+    """The loss of a prepared batch, one value an image."""
+    network, schedule = make_network(config), make_schedule(config)
+    loss = choose("diffusion.loss", config.diffusion.loss, LOSSES)(config.diffusion)
+
+    def loss_fn(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        labels = batch["label"] if network.num_classes else None
+
+        denoiser = make_denoiser(network, params, labels, dropout_key=key)
+        return loss(schedule, denoiser, batch["image"], batch["t"], batch["eps"])
+
+    return loss_fn
+
+
+def make_step(config: ConfigDict) -> TrainStep:
+    """The train step."""
+    return make_train_step(
+        make_prepare(config),
+        make_loss_fn(config),
+        make_optimizer(config),
+        decay=config.train.ema_decay,
+        warmup=config.train.ema_warmup,
+        accumulate=config.train.accumulate,
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Builds everything that can be built without data or devices, so that bad settings are told at once.
+
+    Raises:
+      InvalidInput: the first setting that cannot be used.
+    """
+    positive = {
+        "data": ("image_size",),
+        "diffusion": ("steps",),
+        "model": ("channels", "blocks", "heads", "groups"),
+        "train": ("steps", "batch_size", "accumulate", "learning_rate", "log_every", "checkpoint_every", "keep_last"),
+        "sample": ("count", "batch_size"),
+    }
+    for group, names in positive.items():
+        for name in names:
+            if config[group][name] <= 0:
+                raise InvalidInput(f"{group}.{name}={config[group][name]}: expected more than 0")
+    choose("data.channels", str(config.data.channels), {"1": 1, "3": 3})
+    jax.eval_shape(partial(init_params, config), jax.random.key(0))
+    for make in (make_optimizer, make_sampler, make_loss_fn):
+        make(config)

@@ -1,0 +1,107 @@
+"""Checkpoints of a whole run: written beside the training, complete or not there at all."""
+
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.training.state import Params, TrainState
+
+
+class Checkpoints:
+    """The checkpoints in a folder, one a step, each with the train state, the average, the data's position and the config.
+
+    A context manager: leaving it waits for what is still being written.
+    """
+
+    def __init__(self, directory: Path, *, keep_last: int = 1, keep_every: int = 0) -> None:
+        """Opens a folder, or makes it; what an interrupted write left behind is removed.
+
+        Args:
+          keep_last: how many of the newest to keep.
+          keep_every: also keep each whose step is a multiple of this; 0 keeps no others.
+        """
+        policies: list[Any] = [checkpoint_managers.LatestN(keep_last)]
+        if keep_every:
+            policies.append(checkpoint_managers.EveryNSteps(keep_every))
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits until all is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, data: grain.DatasetIterator, config: dict[str, Any]) -> None:
+        """Copies everything to the host and returns; writing goes on in the background.
+
+        Args:
+          state: `state.step` names the checkpoint. Its buffers may be donated at once.
+          data: the iterator that gave the batches up to this step.
+          config: nested plain dicts.
+        """
+        step = int(state.step)
+        if step == self.latest_step:
+            return
+        self._manager.check_for_errors()
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state.replace(ema_params=None)),
+                ema=ocp.args.StandardSave(state.ema_params),
+                data=grain.checkpoint.CheckpointSave(data),
+                config=ocp.args.JsonSave(config),
+            ),
+        )
+
+    def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
+        """The newest checkpoint.
+
+        Args:
+          like: a state of the shapes, types and shardings wanted; arrays or jax.ShapeDtypeStruct.
+          data: moved to the position of that step.
+        """
+        step = self._existing_step()
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(like.replace(ema_params=None)),
+                ema=ocp.args.StandardRestore(like.ema_params),
+                data=grain.checkpoint.CheckpointRestore(data),
+            ),
+        )
+        return restored["state"].replace(ema_params=restored["ema"])
+
+    def restore_ema(self, like: Params) -> Params:
+        """The average of the newest checkpoint alone; `like` as in `restore`."""
+        step = self._existing_step()
+        return self._manager.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(like)))["ema"]
+
+    def _existing_step(self) -> int:
+        if self.latest_step is None:
+            raise InvalidInput(f"no checkpoint in {self._manager.directory}: train first, with run.py --config FILE")
+        return self.latest_step
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The shapes and types of a tree of arrays, to be laid out by `sharding`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

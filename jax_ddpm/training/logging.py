@@ -1,0 +1,114 @@
+"""What a run writes down and shows while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorboardX
+from tqdm import tqdm
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Writes one line of metrics.jsonl, and TensorBoard scalars, for a step. A context manager."""
+
+    def __init__(self, workdir: Path, start: int) -> None:
+        """Opens the files; what an interrupted run wrote beyond step `start` is dropped, for it will come again."""
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / FILE_NAME
+        kept = [row for row in read_metrics(workdir) if row["step"] <= start]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def __enter__(self) -> "MetricsWriter":
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line, {"step": …, name: value, …}."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """[H, W, C] uint8, for TensorBoard."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.flush()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+    path = workdir / FILE_NAME
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """A bar with loss, images/s and the time left; plain lines where the output is not a terminal. A context manager."""
+
+    def __init__(self, start: int, total: int, batch_size: int) -> None:
+        """Begins at step `start` of `total`."""
+        self._batch_size = batch_size
+        self._total = total
+        self._mark = (start, time.perf_counter())
+        self._bar = tqdm(
+            initial=start, total=total, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty()
+        )
+
+    def __enter__(self) -> "Progress":
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the bar."""
+        self._bar.close()
+
+    def advance(self, loss: float) -> None:
+        """One step is done."""
+        rate = self._bar.format_dict["rate"]
+        if rate:
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate * self._batch_size:,.0f} images/s", refresh=False)
+        self._bar.update()
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> float:
+        """A line of metrics is due: says it where there is no bar. Returns images/s since the last one."""
+        now = time.perf_counter()
+        last_step, last_time = self._mark
+        self._mark = (step, now)
+        steps_per_second = (step - last_step) / max(now - last_time, 1e-9)
+        if self._bar.disable:
+            left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / max(steps_per_second, 1e-9)))
+            rate = steps_per_second * self._batch_size
+            print(f"step {step}/{self._total}  loss {metrics['loss']:.4f}  {rate:,.0f} images/s  {left} left", flush=True)
+        return steps_per_second * self._batch_size
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time spent within does not count against images/s."""
+        begin = time.perf_counter()
+        yield
+        step, mark = self._mark
+        self._mark = (step, mark + time.perf_counter() - begin)
+
+    def say(self, message: str) -> None:
+        """A line of text that does not break the bar."""
+        tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()

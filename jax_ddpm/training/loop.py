@@ -1,0 +1,94 @@
+"""The loop around the train step: it counts, logs, saves, and stops when it is asked to."""
+
+import contextlib
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jax_ddpm.training.logging import MetricsWriter, Progress
+from jax_ddpm.training.state import TrainState
+from jax_ddpm.training.step import TrainStep
+
+STEPS_IN_FLIGHT = 2  # so that the host prepares the next batch while the device works, and no more than that
+
+
+class Periodic(NamedTuple):
+    """Something done after every `every`-th step; never where `every` is 0."""
+
+    every: int
+    act: Callable[[TrainState], None]
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop: the signal's number, or 0."""
+
+    signal_number: int = 0
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within it, SIGINT (Ctrl-C) and SIGTERM are noted instead of killing; a second one kills."""
+    request = StopRequest()
+
+    def note(number: int, _: FrameType | None) -> None:
+        request.signal_number = number
+        for each in previous:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+
+    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in previous:
+        signal.signal(each, note)
+    try:
+        yield request
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def run(
+    state: TrainState,
+    train_step: TrainStep,
+    batches: Iterator[Any],
+    *,
+    until: int,
+    log_every: int,
+    writer: MetricsWriter,
+    progress: Progress,
+    periodic: Iterable[Periodic],
+    stop: StopRequest,
+) -> TrainState:
+    """Takes steps until step `until`, or until `stop` is set, and returns the state it has come to.
+
+    Metrics are read back a few steps late, so that the device never waits for them.
+    """
+    periodic = list(periodic)
+    step = int(state.step)
+    waiting: deque[Any] = deque()
+    window: list[dict[str, np.ndarray]] = []
+
+    def settle(most: int) -> None:
+        while len(waiting) > most:
+            window.append(jax.device_get(waiting.popleft()))
+            progress.advance(float(window[-1]["loss"]))
+
+    while step < until and not stop.signal_number:
+        state, metrics = train_step(state, next(batches))
+        step += 1
+        waiting.append(metrics)
+        settle(STEPS_IN_FLIGHT)
+        if step % log_every == 0 or step == until:
+            settle(0)
+            means = {name: float(np.mean([row[name] for row in window])) for name in window[0]}
+            writer.write(step, means | {"images_per_second": round(progress.report(step, means), 1)})
+            window.clear()
+        for each in periodic:
+            if each.every and step % each.every == 0:
+                with progress.paused():
+                    each.act(state)
+    settle(0)
+    return state

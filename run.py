@@ -1,0 +1,58 @@
+"""The command line: `python run.py --config configs/digits.py`."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from jax_ddpm import config as settings
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.runtime import configure
+
+MODES = {
+    "train": "train a network, or go on with a run that stopped",
+    "sample": "draw images from a trained run",
+    "describe": "print the network, the schedule and the data, and train nothing",
+}
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string="Settings of the run: configs/digits.py. Any of them is overridden by --config.GROUP.NAME=VALUE. "
+    "Left out: those that --workdir holds.",
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Left out: runs/NAME, with the config's name.")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {text}" for name, text in MODES.items()))
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; without --config the settings are those that the workdir holds."""
+    given = {arg.lstrip("-").split("=")[0] for arg in argv[1:]}
+    workdir = next((arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("workdir=")), None)
+    if workdir is None and "workdir" in given:
+        workdir = argv[[arg.lstrip("-") for arg in argv].index("workdir") + 1]
+    if "config" not in given and not given & {"help", "helpfull", "helpshort"}:
+        if workdir is None:
+            raise InvalidInput("say what to run: --config configs/digits.py, or --workdir of a run that has begun")
+        argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
+    for name in sorted(given):
+        if name.startswith("config."):
+            settings.check_name(name.removeprefix("config."))
+    return flags.FLAGS(argv)
+
+
+def main(_: list[str]) -> None:
+    """Runs one command."""
+    config: ConfigDict = CONFIG.value
+    workdir = Path(WORKDIR.value or Path("runs") / Path(flags.FLAGS["config"].config_filename).stem)
+    configure(config.runtime.cpu_devices, config.runtime.compilation_cache, config.train.batch_size)
+    importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)
+    try:
+        app.run(main, flags_parser=parse)
+    except (InvalidInput, flags.Error) as error:
+        sys.exit(f"error: {error}")
