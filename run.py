@@ -8,12 +8,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jax_ddpm import config as settings
-from jax_ddpm.errors import InvalidInput
+from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.runtime import configure
 
 MODES = {
     "train": "train a network, or go on with a run that stopped",
     "sample": "draw images from a trained run",
+    "demo": "train configs/digits.py, draw digits and have a classifier judge them",
     "describe": "print the network, the schedule and the data, and train nothing",
 }
 
@@ -23,27 +24,33 @@ CONFIG = config_flags.DEFINE_config_file(
     "Left out: those that --workdir holds.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Left out: runs/NAME, with the config's name.")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{name}: {text}" for name, text in MODES.items()))
+MODE = flags.DEFINE_string("mode", "train", "; ".join(f"{name}: {text}" for name, text in MODES.items()))
 
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; without --config the settings are those that the workdir holds."""
-    given = {arg.lstrip("-").split("=")[0] for arg in argv[1:]}
-    workdir = next((arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("workdir=")), None)
-    if workdir is None and "workdir" in given:
-        workdir = argv[[arg.lstrip("-") for arg in argv].index("workdir") + 1]
-    if "config" not in given and not given & {"help", "helpfull", "helpshort"}:
-        if workdir is None:
-            raise InvalidInput("say what to run: --config configs/digits.py, or --workdir of a run that has begun")
-        argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
-    for name in sorted(given):
+    words = [word for arg in argv[1:] for word in arg.lstrip("-").split("=", 1)]
+    names = {arg.lstrip("-").split("=")[0] for arg in argv[1:] if arg.startswith("-")}
+    for name in sorted(names):
         if name.startswith("config."):
             settings.check_name(name.removeprefix("config."))
-    return flags.FLAGS(argv)
+    if "config" in names and len(words) > words.index("config") + 1:
+        settings.check_file(words[words.index("config") + 1])
+    elif "workdir" in names:
+        workdir = words[words.index("workdir") + 1]
+        settings.read_config(Path(workdir))
+        argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
+    elif not names & {"help", "helpfull", "helpshort"}:
+        raise InvalidInput("say what to run: --config configs/digits.py, or --workdir of a run that has begun")
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError, TypeError) as error:  # what a mistake in a config file raises
+        raise InvalidInput(f"in the config file: {settings.explain(str(error.args[0]))}") from error
 
 
 def main(_: list[str]) -> None:
     """Runs one command."""
+    choose("mode", MODE.value, MODES)
     config: ConfigDict = CONFIG.value
     workdir = Path(WORKDIR.value or Path("runs") / Path(flags.FLAGS["config"].config_filename).stem)
     configure(config.runtime.cpu_devices, config.runtime.compilation_cache, config.train.batch_size)
@@ -55,4 +62,4 @@ if __name__ == "__main__":
     try:
         app.run(main, flags_parser=parse)
     except (InvalidInput, flags.Error) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {settings.explain(str(error))}")

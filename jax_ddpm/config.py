@@ -1,6 +1,7 @@
 """The settings of a run: every key there is, with its default, and how a run's settings are kept and read again."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,26 @@ def check_name(name: str) -> None:
         if key not in group:
             raise InvalidInput(f"unknown setting {name!r}: there is no {key!r}.{did_you_mean(key, group.keys())}")
         group = group[key]
+
+
+def check_file(name: str) -> None:
+    """Raises InvalidInput where there is no config file of this name; what follows a colon is the file's argument."""
+    path = Path(name.split(":")[0])
+    if not path.is_file():
+        there = sorted(str(each) for folder in {path.parent, Path("configs")} for each in folder.glob("*.py"))
+        raise InvalidInput(f"no config file at {path}: there are {', '.join(there) or 'none'}.{did_you_mean(name, there)}")
+
+
+def explain(message: str) -> str:
+    """What the flag library says of a bad setting, with what was expected and without the list of all other settings."""
+    message = re.sub(r" Other fields present: .*\n", " ", message, flags=re.DOTALL)
+    found = re.match(r"flag --config\.([\w.]+)=", message)
+    if not found:
+        return message
+    value: Any = default_config()
+    for key in found[1].split("."):
+        value = value[key]
+    return f"{message}; expected {type(value).__name__}, such as {value!r}"
 
 
 def merge(config: ConfigDict, values: dict[str, Any], prefix: str = "") -> ConfigDict:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -106,7 +107,9 @@ def make_denoiser(network: UNet, params: Params, labels: jax.Array | None, dropo
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Clip the gradient, then Adam with a linear warm-up of the learning rate."""
     train = config.train
-    rate = optax.warmup_constant_schedule(0.0, train.learning_rate, train.warmup_steps)
+    rate = train.learning_rate
+    if train.warmup_steps:
+        rate = optax.warmup_constant_schedule(0.0, train.learning_rate, train.warmup_steps)
     clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(rate, train.adam_b1, train.adam_b2, train.adam_eps))
 
@@ -167,18 +170,59 @@ def check(config: ConfigDict) -> None:
     Raises:
       InvalidInput: the first setting that cannot be used.
     """
-    positive = {
-        "data": ("image_size",),
-        "diffusion": ("steps",),
-        "model": ("channels", "blocks", "heads", "groups"),
-        "train": ("steps", "batch_size", "accumulate", "learning_rate", "log_every", "checkpoint_every", "keep_last"),
-        "sample": ("count", "batch_size"),
-    }
-    for group, names in positive.items():
-        for name in names:
-            if config[group][name] <= 0:
-                raise InvalidInput(f"{group}.{name}={config[group][name]}: expected more than 0")
+    _check_ranges(config)
     choose("data.channels", str(config.data.channels), {"1": 1, "3": 3})
+    size, multiple = config.data.image_size, 2 ** (len(config.model.multipliers) - 1)
+    if size % multiple:
+        raise InvalidInput(
+            f"data.image_size={size} does not halve as often as model.multipliers={tuple(config.model.multipliers)} has it: "
+            f"expected a multiple of {multiple}, such as {max(round(size / multiple), 1) * multiple}"
+        )
     jax.eval_shape(partial(init_params, config), jax.random.key(0))
     for make in (make_optimizer, make_sampler, make_loss_fn):
         make(config)
+    chosen_labels(config, 1)
+
+
+_MORE_THAN_ZERO = {
+    "data": ("image_size",),
+    "diffusion": ("steps",),
+    "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
+    "train": ("steps", "batch_size", "accumulate", "learning_rate", "log_every", "checkpoint_every", "keep_last"),
+    "sample": ("count", "batch_size"),
+}
+_NOT_NEGATIVE = {"train": ("warmup_steps", "clip_norm", "keep_every", "sample_every"), "sample": ("seed", "labels")}
+_FRACTIONS = {"model": ("dropout",), "train": ("adam_b1", "adam_b2", "ema_decay")}
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    """Raises InvalidInput for a number out of range, or a list of whole numbers that holds something else."""
+
+    def check(groups: dict[str, tuple[str, ...]], valid: Callable[[Any], bool], expected: str) -> None:
+        for group, names in groups.items():
+            for name in names:
+                value = config[group][name]
+                whole = not isinstance(value, tuple) or all(isinstance(each, int) for each in value)
+                if not whole or not all(valid(each) for each in (value if isinstance(value, tuple) else (value,))):
+                    raise InvalidInput(f"{group}.{name}={value}: expected {'' if whole else 'whole numbers, '}{expected}")
+
+    check(_MORE_THAN_ZERO, lambda value: value > 0, "more than 0")
+    check(_NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
+    check(_FRACTIONS, lambda value: 0 <= value < 1, "at least 0 and less than 1")
+    if config.seed < 0:
+        raise InvalidInput(f"seed={config.seed}: expected 0 or more")
+
+
+def chosen_labels(config: ConfigDict, count: int) -> np.ndarray:
+    """[count] the labels to draw: those of `sample.labels` in turn, or every class in turn.
+
+    Raises:
+      InvalidInput: labels asked for that the network does not know.
+    """
+    known = num_classes(config)
+    asked = tuple(config.sample.labels)
+    if asked and not known:
+        raise InvalidInput(f"sample.labels={asked}: this network is not class-conditional, it takes no labels")
+    if any(not 0 <= label < known for label in asked):
+        raise InvalidInput(f"sample.labels={asked}: expected labels in 0..{known - 1}")
+    return np.resize(np.asarray(asked or range(max(known, 1)), np.int32), count)

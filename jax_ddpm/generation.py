@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.diffusion.sampling import sample_trajectory
-from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import image_shape, make_denoiser, make_network, make_sampler, num_classes
 from jax_ddpm.training.sharding import replicated, split_batch
 from jax_ddpm.training.state import Params
@@ -48,21 +47,6 @@ def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ())
             yield to_uint8(jax.device_get(images))[: len(part)], to_uint8(jax.device_get(states))[:, : len(part)]
 
     return generate
-
-
-def chosen_labels(config: ConfigDict, count: int) -> np.ndarray:
-    """[count] the labels to draw: those of `sample.labels` in turn, or every class in turn.
-
-    Raises:
-      InvalidInput: labels asked for that the network does not know.
-    """
-    known = num_classes(config)
-    asked = tuple(config.sample.labels)
-    if asked and not known:
-        raise InvalidInput(f"sample.labels={asked}: this network is not class-conditional, it takes no labels")
-    if any(not 0 <= label < known for label in asked):
-        raise InvalidInput(f"sample.labels={asked}: expected labels in 0..{known - 1}")
-    return np.resize(np.asarray(asked or range(max(known, 1)), np.int32), count)
 
 
 def frame_steps(total: int, frames: int = 11) -> tuple[int, ...]:

@@ -1,22 +1,37 @@
 """--mode sample: draw images from a trained run."""
 
+import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jax_ddpm.experiment import check, init_params
-from jax_ddpm.generation import chosen_labels, grid_columns, make_generator
+from jax_ddpm.experiment import check, chosen_labels, init_params
+from jax_ddpm.generation import grid_columns, make_generator
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
 from jax_ddpm.training.sharding import make_mesh, replicated
 
 
+class Drawn(NamedTuple):
+    """What was drawn: images [N, H, W, C] uint8, their labels [N], and where their grid is."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    grid: Path
+
+
 def main(config: ConfigDict, workdir: Path) -> None:
-    """Writes `sample.count` images, drawn from the averaged parameters of the newest checkpoint.
+    """Draws `sample.count` images and says where they are."""
+    print(f"samples: {draw(config, workdir).grid}", flush=True)
+
+
+def draw(config: ConfigDict, workdir: Path) -> Drawn:
+    """Draws `sample.count` images from the averaged parameters of the newest checkpoint, and writes them.
 
     Into workdir/samples/step_…_seed_…/: grid.png, each image as a PNG of its true size, and samples.npz with the images
     [N, H, W, C] uint8 as arr_0 and the labels [N] as arr_1 (the names that guided-diffusion's evaluator reads).
@@ -31,13 +46,14 @@ def main(config: ConfigDict, workdir: Path) -> None:
     generate = make_generator(config, mesh)
     print(f"drawing {len(labels)} images, {config.diffusion.steps} steps each, from step {step} of {workdir} ...", flush=True)
 
-    images = []
-    with tqdm(total=len(labels), unit="image") as bar:
+    batches = []
+    with tqdm(total=len(labels), unit="image", disable=not sys.stderr.isatty()) as bar:
         for batch, _ in generate(params, labels, config.sample.seed):
-            images.append(batch)
+            batches.append(batch)
             bar.update(len(batch))
+    images = np.concatenate(batches)
     directory = workdir / "samples" / f"step_{step:07d}_seed_{config.sample.seed}"
-    print(f"samples: {write(directory, np.concatenate(images), labels, grid_columns(config))}", flush=True)
+    return Drawn(images, labels, write(directory, images, labels, grid_columns(config)))
 
 
 def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:

@@ -19,7 +19,7 @@ from jax_ddpm.config import FIXED, changes, read_config, to_dict, write_config
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources import Source, read_image
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.generation import chosen_labels, frame_steps, grid_columns, make_generator
+from jax_ddpm.generation import frame_steps, grid_columns, make_generator
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
 from jax_ddpm.runtime import cache_directory
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
@@ -146,7 +146,7 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
 def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
     """A function that writes a grid of samples and a filmstrip of the chain, unless they are there, and names the grid."""
     generate = make_generator(config, mesh, frame_steps(config.diffusion.steps))
-    labels = chosen_labels(config, config.sample.count)
+    labels = experiment.chosen_labels(config, config.sample.count)
 
     def draw(state: TrainState) -> Path:
         path = workdir / "samples" / f"step_{int(state.step):07d}.png"
