@@ -51,7 +51,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema_params = update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup))
         state = state.replace(step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state)
-        return state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return train_step
 

@@ -1,0 +1,41 @@
+"""A network so small that a whole run takes seconds."""
+
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import digits
+from jax_ddpm.commands import train
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_tiny_config(**train_settings: object) -> ConfigDict:
+    config = digits.get_config()
+    config.diffusion.steps = 8
+    config.model.update(channels=8, groups=4)
+    config.train.update(steps=6, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, sample_every=3, keep_last=2)
+    config.train.update(**train_settings)
+    config.sample.update(count=7, batch_size=4)
+    return config
+
+
+def tiny_flags(**settings: object) -> list[str]:
+    """The same settings as flags of the command line."""
+    tiny, usual = make_tiny_config(), digits.get_config()
+    flags = [
+        f"--config.{group}.{name}={value}"
+        for group in ("diffusion", "model", "train", "sample")
+        for name, value in tiny[group].items()
+        if value != usual[group][name]
+    ]
+    return [*flags, *(f"--config.{name}={value}" for name, value in settings.items())]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished tiny run."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train.main(make_tiny_config(), workdir)
+    return workdir

@@ -1,0 +1,40 @@
+"""What `describe` says."""
+
+import re
+from pathlib import Path
+
+from configs import cifar, digits
+from jax_ddpm.commands import describe
+
+
+def said(config, capsys, workdir=Path("runs/x")):
+    describe.main(config, workdir)
+    return capsys.readouterr().out
+
+
+def test_the_cifar_network_has_the_papers_size(capsys, tmp_path):
+    config = cifar.get_config()
+    config.data.directory = str(tmp_path)
+    text = said(config, capsys)
+    assert "parameters: 35,746,307\n" in text
+    rows = re.findall(r"^  (\S+) +([\d×]+) +([\d,]+)$", text, re.MULTILINE)
+    assert sum(int(count.replace(",", "")) for _, _, count in rows) == 35_746_307
+    assert rows[0][0] == "time_0"
+    assert rows[-1] == ("conv_out", "32×32×3", "3,459")
+    # Counted by hand: every convolution, projection and attention product of the paper's network, two FLOPs a product.
+    flops = float(re.search(r"FLOPs per image: ([\d.]+)", text)[1])
+    assert 11.5 < flops < 12.5
+    assert "tfds build cifar10" in text, "the data is not here: how to prepare it"
+
+
+def test_the_digits_run_is_described(capsys):
+    text = said(digits.get_config(), capsys)
+    assert "data: digits, train: 1,500 images, the first of 8×8×1, 10 classes" in text
+    assert "ᾱ_T = 4.04e-05" in text
+    assert "config.json: every setting" in text
+    assert "runs/x/" in text
+
+
+def test_nothing_is_written(capsys, tmp_path):
+    said(digits.get_config(), capsys, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,59 @@
+"""Drawing images from a workdir and nothing else."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_ddpm.commands import sample
+from jax_ddpm.config import read_config
+from jax_ddpm.errors import InvalidInput
+
+
+def draw(workdir, **settings):
+    config = read_config(workdir)
+    config.sample.update(**settings)
+    return sample.draw(config, workdir)
+
+
+def test_images_labels_and_a_grid_are_written(trained):
+    drawn = draw(trained, seed=3)
+    directory = trained / "samples/step_0000006_seed_3"
+    assert drawn.grid == directory / "grid.png"
+    archive = np.load(directory / "samples.npz")
+    assert archive["arr_0"].shape == (7, 8, 8, 1)
+    assert archive["arr_0"].dtype == np.uint8
+    np.testing.assert_array_equal(archive["arr_0"], drawn.images)
+    np.testing.assert_array_equal(archive["arr_1"], range(7))
+    for number in range(7):
+        with Image.open(directory / f"{number:05d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), drawn.images[number, ..., 0])
+
+
+def test_the_same_seed_gives_the_same_images_and_another_gives_others(trained):
+    first, again, other = draw(trained, seed=1), draw(trained, seed=1), draw(trained, seed=2)
+    np.testing.assert_array_equal(first.images, again.images)
+    assert (first.images != other.images).any()
+
+
+def test_more_images_in_the_last_batch_do_not_change_the_earlier_ones(trained):
+    np.testing.assert_array_equal(draw(trained, count=5).images, draw(trained, count=8).images[:5])
+
+
+def test_images_of_one_batch_differ(trained):
+    images = draw(trained, count=4, labels=(3,)).images
+    assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
+
+
+def test_labels_are_taken_in_turn(trained):
+    np.testing.assert_array_equal(draw(trained, count=5, labels=(7, 2)).labels, [7, 2, 7, 2, 7])
+    np.testing.assert_array_equal(draw(trained, count=12).labels, [*range(10), 0, 1])
+
+
+def test_a_label_that_does_not_exist_is_told(trained):
+    with pytest.raises(InvalidInput, match=r"labels=\(10,\): expected labels in 0..9"):
+        draw(trained, labels=(10,))
+
+
+def test_a_workdir_that_was_never_trained_is_told(tmp_path):
+    with pytest.raises(InvalidInput, match=r"no run at .*expected a config.json"):
+        read_config(tmp_path)

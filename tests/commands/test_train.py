@@ -1,0 +1,124 @@
+"""A whole run, in one process: what it writes, how it goes on, what it refuses."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits
+from jax_ddpm import experiment
+from jax_ddpm.commands import train
+from jax_ddpm.config import read_config
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.logging import read_metrics
+from tests.commands.conftest import make_tiny_config
+
+
+def parameters(workdir, config):
+    like = jax.eval_shape(lambda: experiment.init_params(config, jax.random.key(0)))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.latest_step, checkpoints.restore_ema(like)
+
+
+def test_a_run_leaves_what_the_readme_says(trained):
+    names = {str(path.relative_to(trained)) for path in trained.rglob("*")}
+    assert {"config.json", "metrics.jsonl", "loss.png", "checkpoints/4", "checkpoints/6"} <= names
+    assert {"samples/step_0000003.png", "samples/step_0000003_chain.png"} <= names
+    assert {"samples/step_0000006.png", "samples/step_0000006_chain.png"} <= names
+    assert "checkpoints/2" not in names, "the last two are kept"
+    assert list((trained / "tensorboard").iterdir())
+
+
+def test_metrics_have_a_line_every_other_step(trained):
+    rows = read_metrics(trained)
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert all(set(row) == {"step", "loss", "grad_norm", "images_per_second"} for row in rows)
+    assert all(np.isfinite(row["loss"]) and row["loss"] > 0 for row in rows)
+
+
+def test_the_grid_has_a_column_a_class_and_the_filmstrip_a_row_an_image(trained):
+    # 8×8 images enlarged eight times, 1 + 1 pixels of gap: 7 samples in one row of 10; 7 chains of T = 8 steps, 9 states.
+    with Image.open(trained / "samples/step_0000006.png") as grid:
+        assert grid.size == ((10 * 9 + 1) * 8, (1 * 9 + 1) * 8)
+    with Image.open(trained / "samples/step_0000006_chain.png") as strip:
+        assert strip.size == ((9 * 9 + 1) * 8, (7 * 9 + 1) * 8)
+
+
+def test_the_config_is_kept_with_the_classes_found(trained):
+    config = read_config(trained)
+    assert config.data.class_names == tuple("0123456789")
+    assert config.train.batch_size == 8
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(trained, tmp_path):
+    train.main(make_tiny_config(steps=4), tmp_path)
+    train.main(make_tiny_config(steps=6), tmp_path)
+    config = read_config(trained)
+    step, whole = parameters(trained, config)
+    step_of_parts, parts = parameters(tmp_path, config)
+    assert step == step_of_parts == 6
+    chex.assert_trees_all_equal(whole, parts)
+    assert [row["loss"] for row in read_metrics(tmp_path)] == [row["loss"] for row in read_metrics(trained)]
+
+
+def test_a_finished_run_only_shows_its_results_again(trained, capsys):
+    before = (trained / "metrics.jsonl").read_bytes()
+    train.main(make_tiny_config(), trained)
+    assert "compiling" not in capsys.readouterr().out
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_is_not_continued_with_another_network(trained):
+    config = make_tiny_config()
+    config.model.channels = 16
+    with pytest.raises(InvalidInput, match=r"other settings:\n  model.channels: the run has 8, now given 16"):
+        train.main(config, trained)
+
+
+@pytest.mark.parametrize("loss", ["x0", "kl"])
+@pytest.mark.parametrize("prediction", ["eps", "x0"])
+def test_every_loss_and_prediction_trains(loss, prediction, tmp_path):
+    config = make_tiny_config(steps=60, log_every=20, sample_every=0, checkpoint_every=100, learning_rate=3e-3)
+    config.diffusion.update(loss=loss, prediction=prediction)
+    config.sample.count = 1
+    train.main(config, tmp_path)
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+
+
+def test_a_bfloat16_body_trains_with_float32_parameters(tmp_path):
+    config = make_tiny_config(sample_every=0)
+    config.model.dtype = "bfloat16"
+    train.main(config, tmp_path)
+    _, params = parameters(tmp_path, config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    assert np.isfinite(read_metrics(tmp_path)[-1]["loss"])
+
+
+def test_an_unconditional_run_on_a_folder_of_images(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    source = experiment.make_source(digits.get_config())
+    for number in range(12):
+        Image.fromarray(source[number]["image"].repeat(3, axis=2).repeat(3, axis=0).repeat(3, axis=1)).save(
+            images / f"{number}.png"
+        )
+    config = make_tiny_config(sample_every=0)
+    config.data.update(name="folder", directory=str(images), channels=3, image_size=16, flip=True)
+    config.model.class_conditional = False
+    train.main(config, tmp_path / "run")
+    assert read_config(tmp_path / "run").data.class_names == ()
+    with Image.open(tmp_path / "run/samples/step_0000006.png") as grid:
+        assert grid.mode == "RGB"
+
+
+def test_classes_are_asked_of_data_that_has_none(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "images/a.png")
+    config = make_tiny_config()
+    config.data.update(name="folder", directory=str(tmp_path / "images"))
+    with pytest.raises(InvalidInput, match=r"class_conditional=True, but .* no labels"):
+        train.main(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing is written for a run that cannot begin"
