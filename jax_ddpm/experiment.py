@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.data.sources import Source, load_source
 from jax_ddpm.diffusion.losses import Denoiser, Loss, eps_loss, kl_loss, x0_loss
-from jax_ddpm.diffusion.prediction import static_clip
+from jax_ddpm.diffusion.prediction import PREDICTIONS, VARIANCES, static_clip
 from jax_ddpm.diffusion.sampling import Sampler, ancestral
 from jax_ddpm.diffusion.schedules import (
     NoiseSchedule,
@@ -178,6 +178,8 @@ def check(config: ConfigDict) -> None:
             f"data.image_size={size} does not halve as often as model.multipliers={tuple(config.model.multipliers)} has it: "
             f"expected a multiple of {multiple}, such as {max(round(size / multiple), 1) * multiple}"
         )
+    choose("diffusion.prediction", config.diffusion.prediction, dict.fromkeys(PREDICTIONS))
+    choose("diffusion.variance", config.diffusion.variance, dict.fromkeys(VARIANCES))
     jax.eval_shape(partial(init_params, config), jax.random.key(0))
     for make in (make_optimizer, make_sampler, make_loss_fn):
         make(config)

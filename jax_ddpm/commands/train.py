@@ -80,7 +80,9 @@ def _first_or_restored_state(
     config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints, data: grain.DatasetIterator
 ) -> TrainState:
     if checkpoints.latest_step is None:
-        return jax.jit(partial(_new_state, config), out_shardings=replicated(mesh))()
+        # Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
+        quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+        return jax.jit(partial(_new_state, config), out_shardings=replicated(mesh), compiler_options=quickly)()
     like = abstract(jax.eval_shape(partial(_new_state, config)), replicated(mesh))
     print(f"going on from the checkpoint of step {checkpoints.latest_step}")
     return checkpoints.restore(like, data)

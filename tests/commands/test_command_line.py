@@ -1,0 +1,101 @@
+"""run.py as a person types it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands.conftest import ROOT
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+MISTAKES = {
+    "--config.train.batchsize=3": "unknown setting 'train.batchsize': there is no 'batchsize'. Did you mean 'batch_size'?",
+    "--config.tran.steps=3": "unknown setting 'tran.steps': there is no 'tran'. Did you mean 'train'?",
+    "--config.train.steps.x=3": "unknown setting 'train.steps.x': 'train.steps' is a single setting",
+    "--config.train.batch_size=ab": "invalid literal for int() with base 10: 'ab'; expected int, such as 128",
+    "--config.train.batch_size=2.5": "expected int, such as 128",
+    "--config.data.flip=maybe": "expected bool, such as True",
+    "--config.model.multipliers=(1,'a')": "model.multipliers=(1, 'a'): expected whole numbers",
+    "--config.model.dropout=1": "model.dropout=1.0: expected at least 0 and less than 1",
+    "--config.data.image_size=9": "expected a multiple of 2, such as 8",
+    "--config.data.channels=2": "unknown data.channels '2': expected one of 1, 3",
+    "--config.data.name=diggits": "unknown data set 'diggits'",
+    "--config.data.split=tets": "Did you mean 'test'?",
+    "--config.diffusion.schedule=linaer": "Did you mean 'linear'?",
+    "--config.diffusion.loss=esp": "Did you mean 'eps'?",
+    "--config.diffusion.prediction=x": "unknown diffusion.prediction 'x': expected one of eps, x0",
+    "--config.diffusion.variance=fixed": "Did you mean 'fixed_small'?",
+    "--config.model.channels=50": "50 channels do not split into groups=16",
+    "--config.train.accumulate=3": "batch_size=128 does not divide over",
+    "--config.sample.labels=(11,)": "expected labels in 0..9",
+    "--mode=trian": "unknown mode 'trian': expected one of train, sample, demo, describe. Did you mean 'train'?",
+    "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_it_and_nothing_is_written(mistake, tmp_path):
+    status, _, error = run("--config=configs/digits.py", f"--workdir={tmp_path}/run", mistake)
+    assert status == 1
+    assert error.startswith("error: ")
+    assert MISTAKES[mistake] in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_asked_for(tmp_path):
+    settings = ("--config.runtime.cpu_devices=2", "--config.train.batch_size=127")
+    status, _, error = run("--config=configs/digits.py", f"--workdir={tmp_path}/run", *settings)
+    assert status == 1
+    assert "batch_size=127 does not divide over 2 devices" in error
+    assert "such as 128" in error
+
+
+def test_a_config_file_that_is_not_there():
+    status, _, error = run("--config=configs/digts.py")
+    assert status == 1
+    assert "Did you mean 'configs/digits.py'?" in error
+
+
+def test_a_mistyped_key_in_a_config_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text((ROOT / "configs/digits.py").read_text().replace("steps=", "stepz="))
+    status, _, error = run(f"--config={path}")
+    assert status == 1
+    assert error.startswith("error: in the config file: ")
+    assert 'Did you mean "steps" instead of "stepz"?' in error
+
+
+def test_neither_config_nor_workdir():
+    status, _, error = run()
+    assert status == 1
+    assert "say what to run: --config configs/digits.py, or --workdir" in error
+
+
+def test_a_workdir_without_a_run(tmp_path):
+    status, _, error = run("--mode=sample", f"--workdir={tmp_path}")
+    assert status == 1
+    assert "expected a config.json there" in error
+
+
+def test_sampling_needs_nothing_but_the_workdir(trained):
+    status, out, error = run("--mode", "sample", "--workdir", str(trained), "--config.sample.count=3", "--config.sample.seed=9")
+    assert status == 0, error
+    assert f"samples: {trained}/samples/step_0000006_seed_9/grid.png" in out
+    assert (trained / "samples/step_0000006_seed_9/00002.png").exists()
+
+
+def test_describe_prints_the_network_and_trains_nothing():
+    status, out, error = run("--config", "configs/cifar.py", "--mode", "describe")
+    assert status == 0, error
+    assert "parameters: 35,746,307" in out
+
+
+def test_help_names_the_modes():
+    _, out, _ = run("--help")
+    assert "sample: draw images from a trained run" in " ".join(out.split())

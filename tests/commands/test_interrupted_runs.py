@@ -1,0 +1,142 @@
+"""Runs that are killed, at any moment, and taken up again: they end with the very parameters of a run left alone."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jax_ddpm import experiment
+from jax_ddpm.config import read_config
+from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.logging import read_metrics
+from tests.commands.conftest import ROOT, tiny_flags
+from tests.conftest import COMPILATION_CACHE
+
+STEPS = 240
+SETTINGS = {"train.steps": STEPS, "train.log_every": 1, "train.checkpoint_every": 5, "train.sample_every": 0}
+
+# Runs run.py, but dies by SIGKILL at the n-th time that Python makes, opens, renames or removes a file of a checkpoint.
+DIE_IN_CHECKPOINT = """
+import os, runpy, signal, sys
+left = int(sys.argv.pop(1))
+def watch(event, args):
+    global left
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and "checkpoints/" in str(args[0]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+sys.path.insert(0, ".")
+runpy.run_path("run.py", run_name="__main__")
+"""
+
+
+def command(workdir, **settings):
+    flags = tiny_flags(**{**SETTINGS, **settings})
+    return ["run.py", "--config=configs/digits.py", f"--workdir={workdir}", *flags]
+
+
+def start(arguments, **streams):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(COMPILATION_CACHE)}
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, text=True, **streams)
+
+
+def finish(arguments):
+    process = start(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+def wait_for_step(workdir: Path, step: int, process):
+    """Returns when metrics.jsonl has come to `step`."""
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        lines = path.read_text().splitlines() if path.exists() else []
+        if lines and lines[-1].endswith("}") and json.loads(lines[-1])["step"] >= step:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"the run did not come to step {step}: exit status {process.poll()}")
+
+
+def end_of(workdir):
+    """Everything that the last checkpoint holds, as NumPy arrays, and the losses."""
+    config = read_config(workdir)
+    like = jax.eval_shape(lambda: experiment.init_params(config, jax.random.key(0)))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step == STEPS
+        average = checkpoints.restore_ema(like)
+    data = json.loads((workdir / f"checkpoints/{STEPS}/data/process_0-of-1.json").read_text())
+    losses = [(row["step"], row["loss"]) for row in read_metrics(workdir)]
+    return jax.tree.leaves(average), data, losses
+
+
+def assert_same_end(workdir, other):
+    average, data, losses = end_of(workdir)
+    expected_average, expected_data, expected_losses = end_of(other)
+    for ours, theirs in zip(average, expected_average, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert data == expected_data
+    assert losses == expected_losses
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(command(workdir))
+    return workdir
+
+
+def test_killed_at_five_random_moments(unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    draw = random.Random(0)
+    for milestone in sorted(draw.sample(range(5, STEPS - 20), 5)):
+        process = start(command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_step(workdir, milestone, process)
+        time.sleep(draw.uniform(0, 0.03))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was still running when it was killed"
+    out = finish(command(workdir))
+    assert re.search(r"going on from the checkpoint of step \d+", out)
+    assert_same_end(workdir, unbroken)
+
+
+def test_killed_while_writing_checkpoints(unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    died = 0
+    for operation in (3, 40, 55, 72, 91):
+        process = start(["-c", DIE_IN_CHECKPOINT, str(operation), *command(workdir)[1:]], stdout=subprocess.PIPE)
+        process.communicate(timeout=300)
+        died += process.returncode == -signal.SIGKILL
+    assert died == 5
+    finish(command(workdir))
+    assert_same_end(workdir, unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(number, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    # No periodic checkpoint: what is gone on from can only be the one saved on the signal.
+    patient = command(workdir, **{"train.checkpoint_every": 1000})
+    process = start(patient, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_step(workdir, 30, process)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + number
+    stopped_at = int(re.search(rf"stopped by {number.name} at step (\d+) of {STEPS}; everything is saved", out)[1])
+    assert stopped_at >= 30
+    assert f"python run.py --workdir {workdir}" in out
+    assert (workdir / f"checkpoints/{stopped_at}").is_dir()
+    out = finish(["run.py", f"--workdir={workdir}"])
+    assert f"going on from the checkpoint of step {stopped_at}" in out
+    assert_same_end(workdir, unbroken)

@@ -1,0 +1,84 @@
+"""Settings are kept and read again as they were, and a wrong one is told."""
+
+import json
+
+import pytest
+
+from configs import cifar, digits, folder
+from jax_ddpm.config import changes, check_name, default_config, get_config, merge, read_config, to_dict, write_config
+from jax_ddpm.errors import InvalidInput
+
+
+@pytest.mark.parametrize("module", [cifar, digits, folder])
+def test_a_config_read_again_is_the_config_written(module, tmp_path):
+    config = module.get_config()
+    write_config(config, tmp_path)
+    assert changes(config, read_config(tmp_path)) == {}
+    assert get_config(str(tmp_path)).to_dict() == config.to_dict()
+    assert isinstance(read_config(tmp_path).model.multipliers, tuple)
+
+
+@pytest.mark.parametrize("module", [cifar, digits, folder])
+def test_every_config_opens_with_its_command(module):
+    assert f"python run.py --config configs/{module.__name__.split('.')[-1]}.py" in module.__doc__
+
+
+def test_cifar_has_the_settings_of_the_paper():
+    config = cifar.get_config()
+    assert (config.train.batch_size, config.train.steps, config.train.learning_rate) == (128, 800_000, 2e-4)
+    assert (config.train.ema_decay, config.train.warmup_steps, config.train.clip_norm) == (0.9999, 5000, 1.0)
+    assert (config.diffusion.schedule, config.diffusion.steps) == ("linear", 1000)
+    assert (config.diffusion.beta_start, config.diffusion.beta_end) == (1e-4, 0.02)
+    assert (config.diffusion.variance, config.diffusion.loss) == ("fixed_large", "eps")
+    assert (config.model.dropout, config.data.flip) == (0.1, True)
+
+
+def test_digits_are_never_mirrored():
+    assert digits.get_config().data.flip is False
+
+
+def test_a_later_version_reads_a_config_that_lacks_a_setting(tmp_path):
+    values = to_dict(default_config())
+    del values["sample"]["clip"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_config(tmp_path).sample.clip is True
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"stepz": 1}}, r"unknown setting 'train.stepz'. Did you mean 'steps'\?"),
+        ({"train": {"steps": "many"}}, r"setting 'train.steps' is 'many': expected int, such as 800000"),
+        ({"train": 3}, r"setting 'train' is 3: expected a group of settings"),
+    ],
+)
+def test_values_that_do_not_fit_are_told(values, message, tmp_path):
+    with pytest.raises(InvalidInput, match=message):
+        merge(default_config(), values)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InvalidInput, match=f"config.json: {message}"):
+        read_config(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(InvalidInput, match=r"config\.json: "):
+        read_config(tmp_path)
+
+
+def test_changes_are_named():
+    old, new = default_config(), default_config()
+    new.model.channels = 64
+    new.train.steps = 5
+    assert changes(old, new) == {"model.channels": (128, 64), "train.steps": (800_000, 5)}
+
+
+def test_every_setting_has_a_valid_name():
+    def names(group, prefix=""):
+        for key, value in group.items():
+            yield prefix + key
+            if hasattr(value, "items"):
+                yield from names(value, f"{prefix}{key}.")
+
+    for name in names(default_config()):
+        check_name(name)

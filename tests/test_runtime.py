@@ -1,0 +1,45 @@
+"""What JAX is told before it starts."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jax_ddpm import runtime
+from jax_ddpm.errors import InvalidInput
+from tests.commands.conftest import ROOT
+
+
+@pytest.mark.parametrize(("cores", "batch", "devices"), [(2, 128, 2), (12, 128, 8), (64, 100, 50), (3, 128, 2), (8, 127, 1)])
+def test_one_device_a_core_as_far_as_they_divide_the_batch(cores, batch, devices, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert runtime._cores_that_divide(batch) == devices
+
+
+def test_the_cache_is_where_one_says(monkeypatch, tmp_path):
+    assert runtime.cache_directory(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/somewhere")
+    assert str(runtime.cache_directory()) == "/somewhere"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert str(runtime.cache_directory()) == "/cache/jax_ddpm"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(runtime.cache_directory()) == "/home/me/.cache/jax_ddpm"
+
+
+def test_a_negative_number_of_devices():
+    with pytest.raises(InvalidInput, match=r"cpu_devices=-1: expected 0"):
+        runtime.configure(-1, "", 8)
+
+
+def test_devices_and_cache_are_there_in_a_new_process(tmp_path):
+    code = (
+        "import jax, jax.numpy as jnp; from jax_ddpm.runtime import configure; "
+        f"configure(3, {str(tmp_path)!r}, 6); jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0); "
+        "print(len(jax.devices())); jax.jit(lambda x: x @ x)(jnp.ones((8, 8)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3"
+    assert any(tmp_path.iterdir()), "what was compiled is kept"
