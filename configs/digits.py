@@ -15,16 +15,25 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.data.update(name="digits", image_size=8, channels=1, flip=False)
     config.model.update(
-        channels=48, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=16, dropout=0.0, class_conditional=True
+        channels=32,
+        multipliers=(1, 2),
+        blocks=1,
+        attention_resolutions=(4,),
+        groups=8,
+        dropout=0.0,
+        class_conditional=True,
     )
     config.train.update(
-        steps=1500,
+        steps=1000,
+        batch_size=128,
         learning_rate=1e-3,
         warmup_steps=100,
         ema_decay=0.995,
         log_every=50,
-        checkpoint_every=500,
-        sample_every=500,
+        checkpoint_every=250,
+        keep_every=0,
+        sample_every=250,
+        sample_count=20,
     )
-    config.sample.update(count=100, batch_size=100)
+    config.sample.update(count=200, batch_size=200)
     return config

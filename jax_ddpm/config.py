@@ -63,10 +63,11 @@ def default_config() -> ConfigDict:
     train.checkpoint_every = 5000
     train.keep_last = 3
     train.keep_every = 100_000  # 0 keeps the last ones only
-    train.sample_every = 10_000  # a grid of samples; 0 draws none on the way
+    train.sample_every = 10_000  # a grid of samples, and one at the end; 0 draws none on the way
+    train.sample_count = 64  # images in it
 
     config.sample = sample = ConfigDict()
-    sample.count = 64
+    sample.count = 64  # images that --mode sample draws
     sample.batch_size = 64
     sample.seed = 0
     sample.labels = ()  # taken in turn, where the network is class-conditional; () takes every class

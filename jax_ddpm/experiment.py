@@ -190,7 +190,10 @@ _MORE_THAN_ZERO = {
     "data": ("image_size",),
     "diffusion": ("steps",),
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
-    "train": ("steps", "batch_size", "accumulate", "learning_rate", "log_every", "checkpoint_every", "keep_last"),
+    "train": (
+        *("steps", "batch_size", "accumulate", "learning_rate"),
+        *("log_every", "checkpoint_every", "keep_last", "sample_count"),
+    ),
     "sample": ("count", "batch_size"),
 }
 _NOT_NEGATIVE = {"train": ("warmup_steps", "clip_norm", "keep_every", "sample_every"), "sample": ("seed", "labels")}

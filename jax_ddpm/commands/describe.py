@@ -98,7 +98,7 @@ def describe_run(config: ConfigDict, workdir: Path) -> list[str]:
         f"  {CONFIG_FILE}: every setting",
         f"  checkpoints/: every {train.checkpoint_every:,} steps; {kept} are kept",
         f"  {METRICS_FILE} and tensorboard/: loss and gradient norm every {train.log_every:,} steps",
-        f"  samples/: {config.sample.count} images and the chain they come from"
+        f"  samples/: {train.sample_count} images and the chain they come from"
         + (f", every {train.sample_every:,} steps and at the end" if train.sample_every else ", at the end"),
         "  loss.png: the loss curve",
         f"compiled programs are kept in {cache_directory(config.runtime.compilation_cache)}",

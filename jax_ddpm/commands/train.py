@@ -148,7 +148,7 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
 def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
     """A function that writes a grid of samples and a filmstrip of the chain, unless they are there, and names the grid."""
     generate = make_generator(config, mesh, frame_steps(config.diffusion.steps))
-    labels = experiment.chosen_labels(config, config.sample.count)
+    labels = experiment.chosen_labels(config, config.train.sample_count)
 
     def draw(state: TrainState) -> Path:
         path = workdir / "samples" / f"step_{int(state.step):07d}.png"

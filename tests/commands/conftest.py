@@ -15,7 +15,8 @@ def make_tiny_config(**train_settings: object) -> ConfigDict:
     config = digits.get_config()
     config.diffusion.steps = 8
     config.model.update(channels=8, groups=4, attention_resolutions=())
-    config.train.update(steps=6, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, sample_every=3, keep_last=2)
+    config.train.update(steps=6, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, keep_last=2)
+    config.train.update(sample_every=3, sample_count=7)
     config.train.update(**train_settings)
     config.sample.update(count=7, batch_size=4)
     return config

@@ -82,7 +82,7 @@ def test_a_run_is_not_continued_with_another_network(trained):
 def test_every_loss_and_prediction_trains(loss, prediction, tmp_path):
     config = make_tiny_config(steps=60, log_every=20, sample_every=0, checkpoint_every=100, learning_rate=3e-3)
     config.diffusion.update(loss=loss, prediction=prediction)
-    config.sample.count = 1
+    config.train.sample_count = 1
     train.main(config, tmp_path)
     rows = read_metrics(tmp_path)
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
