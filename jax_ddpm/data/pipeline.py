@@ -50,9 +50,10 @@ def batches(
     def finish(batch: Any) -> Batch:
         return {"image": to_float(batch["image"]), "label": batch["label"].astype(np.int32)}
 
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset[process_index::process_count].map(prepare)
+    epochs = 2**62 // len(source)  # for ever; Grain's own "for ever" is too long to be counted in batches of one
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs).map(prepare)
     if flip:
         dataset = dataset.random_map(mirror)
-    dataset = dataset.batch(batch_size // process_count).map(finish)
+    # Shared out last, so that what is drawn for an image does not depend on how many processes there are.
+    dataset = dataset[process_index::process_count].batch(batch_size // process_count).map(finish)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))

@@ -1,6 +1,7 @@
 """Where images come from. Each source is a random-access sequence of {"image": [H, W, C] uint8, "label": int}."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -130,7 +131,7 @@ def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=directory or None, file_format="array_record")
+        builder = tfds.builder(name, data_dir=directory or None)
     except tfds.core.DatasetNotFoundError as error:
         known = ["digits", "folder", *tfds.list_builders(with_community_datasets=False)]
         raise InvalidInput(
@@ -142,12 +143,16 @@ def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
     features, splits = builder.info.features, builder.info.splits
     if "image" not in features:
         raise InvalidInput(f"data set {name!r} has no images: its features are {', '.join(features)}")
-    if split.split("[")[0].split("+")[0] not in splits:
-        choose(f"split of {name}", split, dict(splits))
     try:
         examples: Sequence[Any] = builder.as_data_source(split)
     except NotImplementedError as error:
         raise InvalidInput(_how_to_prepare(name, builder, "is prepared, but not as array_record,")) from error
+    except ValueError as error:
+        wrong = next((part for part in re.split(r"\+|\[.*?\]", split) if part and part not in splits), split)
+        raise InvalidInput(
+            f"unknown split of {name} {split!r}: expected one of {', '.join(splits)}, or parts of them as in train[:90%]+test."
+            f"{did_you_mean(wrong, splits)}"
+        ) from error
     names = tuple(features["label"].names) if "label" in features else ()
 
     def read(index: int) -> Example:

@@ -1,0 +1,321 @@
+"""Every source against what was put into it: real digits, folders made here, prepared TensorFlow data sets made here."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import jax_ddpm
+from jax_ddpm.data.sources import IMAGE_SUFFIXES, load_source, read_image
+from jax_ddpm.errors import InvalidInput
+
+
+def everything(source):
+    examples = [source[index] for index in range(len(source))]
+    return [example["image"] for example in examples], [example["label"] for example in examples]
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+# Digits.
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 1500), ("test", 297), ("all", 1797)])
+def test_digits_are_grey_bytes_with_labels(split, size):
+    source = load_source("digits", split)
+    images, labels = everything(source)
+    assert (source.name, len(source), len(images)) == ("digits", size, size)
+    assert source.class_names == tuple("0123456789")
+    assert {(image.shape, image.dtype.name) for image in images} == {((8, 8, 1), "uint8")}
+    assert set(labels) == set(range(10))
+    assert {type(label) for label in labels} == {int}
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("all",)])
+def test_digits_splits_are_scikit_learns_images_each_once(splits):
+    found = []
+    for split in splits:
+        images, labels = everything(load_source("digits", split))
+        found += [(label, image.tobytes()) for image, label in zip(images, labels, strict=True)]
+    bunch = load_digits()
+    expected = np.round(255 * bunch.images / 16).astype(np.uint8)
+    assert sorted(found) == sorted((label, image.tobytes()) for image, label in zip(expected, bunch.target, strict=True))
+
+
+def test_digits_are_split_the_same_every_time():
+    (first, _), (second, _) = everything(load_source("digits", "test")), everything(load_source("digits", "test"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_digits_have_no_other_split():
+    with pytest.raises(
+        InvalidInput, match=r"unknown split of digits 'tets': expected one of train, test, all\. Did you mean 'test'\?"
+    ):
+        load_source("digits", "tets")
+
+
+# Folders.
+
+
+def write(path, image: np.ndarray, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path, **options)
+
+
+def test_folder_of_subfolders_has_a_class_for_each(tmp_path):
+    images = {
+        name: noise(4, 5, 3, seed=seed) for seed, name in enumerate(("wren/2.png", "owl/b/deep.png", "owl/a.png", "emu/1.png"))
+    }
+    for name, image in images.items():
+        write(tmp_path / name, image)
+    (tmp_path / "owl" / "notes.txt").write_text("not an image")
+    (tmp_path / "empty").mkdir()
+    source = load_source("folder", "train", str(tmp_path))
+    found, labels = everything(source)
+    assert source.class_names == ("emu", "owl", "wren")
+    assert labels == [0, 1, 1, 2]
+    for image, name in zip(found, ("emu/1.png", "owl/a.png", "owl/b/deep.png", "wren/2.png"), strict=True):
+        np.testing.assert_array_equal(image, images[name])
+
+
+def test_folder_without_subfolders_has_no_classes(tmp_path, monkeypatch):
+    for number in range(3):
+        write(tmp_path / "pictures" / f"{number}.png", np.full((2, 2, 1), number, np.uint8))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = load_source("folder", "train", "~/pictures")
+    images, labels = everything(source)
+    assert (source.class_names, labels) == ((), [0, 0, 0])
+    np.testing.assert_array_equal([image[0, 0, 0] for image in images], [0, 1, 2])
+
+
+def test_folder_that_mixes_images_and_subfolders_is_refused(tmp_path):
+    for name in ("a.png", "b.png", "cats/1.png"):
+        write(tmp_path / name, noise(2, 2, 3))
+    with pytest.raises(InvalidInput, match=r"holds 2 images beside its subfolders \(cats, …\)"):
+        load_source("folder", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("directory", "message"),
+    [
+        ("", "no folder given: .*directory=PATH"),
+        ("missing", "no folder at .*missing"),
+        ("bare", r"no images in .*bare: .*\.png"),
+    ],
+)
+def test_folder_that_is_not_there_or_has_no_images_is_refused(tmp_path, directory, message):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "notes.txt").write_text("nothing")
+    with pytest.raises(InvalidInput, match=message):
+        load_source("folder", "train", directory and str(tmp_path / directory))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", "half"], ids=["empty", "text", "cut off"])
+def test_file_that_cannot_be_read_is_named(tmp_path, content):
+    write(tmp_path / "good.png", noise(32, 32, 3))
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "wrong.png").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    source = load_source("folder", "train", str(tmp_path))
+    assert source[0]["image"].shape == (32, 32, 3)
+    with pytest.raises(InvalidInput, match=r"wrong\.png cannot be read as an image"):
+        source[1]
+
+
+@pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".PNG", ".Jpg"])
+def test_every_suffix_is_read(tmp_path, suffix):
+    colour = np.full((16, 16, 3), (40, 120, 200), np.uint8)
+    write(tmp_path / f"one{suffix}", colour)
+    image = load_source("folder", "train", str(tmp_path))[0]["image"]
+    assert (image.shape, image.dtype) == ((16, 16, 3), np.uint8)
+    # JPEG and WebP round the colour to whole steps of another colour space.
+    lossy = suffix.lower() in (".jpg", ".jpeg", ".webp")
+    np.testing.assert_allclose(image.astype(int), colour, rtol=0, atol=4 if lossy else 0)
+
+
+def test_grey_stays_grey_and_black_and_white_becomes_it(tmp_path):
+    grey = noise(5, 7, 1)
+    write(tmp_path / "grey.png", grey)
+    Image.fromarray(grey.squeeze(-1)).point(lambda value: 255 * (value > 127)).convert("1").save(tmp_path / "two.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "two.png"), np.where(grey > 127, 255, 0))
+
+
+def test_transparency_shows_white_behind(tmp_path):
+    image = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    write(tmp_path / "picture.png", image)
+    np.testing.assert_array_equal(read_image(tmp_path / "picture.png"), [[[200, 100, 0], [255, 255, 255], [204, 204, 204]]])
+
+
+def test_palette_is_looked_up_and_its_transparent_colour_becomes_white(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    picture.save(tmp_path / "opaque.png")
+    picture.save(tmp_path / "cut_out.png", transparency=1)
+    np.testing.assert_array_equal(read_image(tmp_path / "opaque.png"), [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]])
+    np.testing.assert_array_equal(read_image(tmp_path / "cut_out.png"), [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]])
+
+
+UPRIGHT = noise(4, 6, 3)
+AS_STORED = {  # by EXIF orientation: what the camera stores of UPRIGHT
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.swapaxes(0, 1),
+    6: np.rot90(UPRIGHT),  # to be shown turned clockwise
+    7: UPRIGHT[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", AS_STORED)
+def test_photographs_are_turned_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write(tmp_path / "photo.png", np.ascontiguousarray(AS_STORED[orientation]), exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), UPRIGHT)
+
+
+# TensorFlow Datasets: real prepared sets, written by builders of this file, without TensorFlow.
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SIZES = {"train": 20, "test": 6}
+IMAGES = {split: noise(size, 32, 32, 3, seed=size) for split, size in SIZES.items()}
+
+
+def png(image: np.ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return io.BytesIO(file.getvalue())
+
+
+def prepare(directory, data_set: str, features, examples):
+    """Writes a data set as `tfds build DATA_SET --file_format=array_record` does; `examples` is {split: list of examples}."""
+    import tensorflow_datasets as tfds
+
+    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = data_set
+        VERSION = tfds.core.Version("3.0.2")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in examples}
+
+        def _generate_examples(self, split):
+            yield from enumerate(examples[split])
+
+    Made(data_dir=directory, file_format="array_record").download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder where `cifar10` lies as the catalogue's builder writes it, and two sets that are not in the catalogue."""
+    import tensorflow_datasets as tfds
+
+    directory = tmp_path_factory.mktemp("tensorflow_datasets")
+    image, label, text = tfds.features.Image(shape=(32, 32, 3)), tfds.features.ClassLabel(names=NAMES), tfds.features.Text()
+    rows = {
+        split: [{"id": f"{split}_{i:05d}", "image": png(IMAGES[split][i]), "label": i % 10} for i in range(size)]
+        for split, size in SIZES.items()
+    }
+    prepare(directory, "cifar10", {"id": text, "image": image, "label": label}, rows)
+    prepare(directory, "unlabelled", {"image": image}, {"train": [{"image": png(each)} for each in IMAGES["test"]]})
+    prepare(directory, "words", {"text": text, "length": text}, {"train": [{"text": "a", "length": "1"}]})
+    return directory
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_prepared_data_set_has_the_images_and_labels_written(prepared, split):
+    source = load_source("cifar10", split, str(prepared))
+    images, labels = everything(source)
+    assert (source.name, len(source), source.class_names) == ("cifar10", SIZES[split], NAMES)
+    assert {type(label) for label in labels} == {int}
+    found = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    assert found == {image.tobytes(): i % 10 for i, image in enumerate(IMAGES[split])}
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [
+        ("train[:50%]", range(10)),
+        ("train[5:8]", range(5, 8)),
+        ("train[-10%:]", range(18, 20)),
+        ("train[:2]+train[4:6]", [0, 1, 4, 5]),
+    ],
+)
+def test_split_language_takes_a_part(prepared, split, numbers):
+    whole, _ = everything(load_source("cifar10", "train", str(prepared)))
+    part, _ = everything(load_source("cifar10", split, str(prepared)))
+    np.testing.assert_array_equal(part, [whole[number] for number in numbers])
+
+
+def test_splits_can_be_joined(prepared):
+    assert len(load_source("cifar10", "train+test", str(prepared))) == 26
+
+
+def test_set_without_labels_has_no_classes(prepared):
+    source = load_source("unlabelled", "train", str(prepared))
+    assert (source.class_names, everything(source)[1]) == ((), [0] * 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("cifar10", "trian", r"unknown split of cifar10 'trian': expected one of .*train.* Did you mean 'train'\?"),
+        ("cifar10", "trian[:50%]", "unknown split of cifar10 'trian"),
+        ("cifar10", "train+tets", "tets"),
+        ("cifar10", "train[:50%", r"train\[:50%"),
+        ("cifr10", "train", r"unknown data set 'cifr10': .* Did you mean 'cifar10'\?"),
+        ("digit", "train", r"unknown data set 'digit': .* Did you mean 'digits'\?"),
+        ("words", "train", "data set 'words' has no images: its features are .*text"),
+    ],
+)
+def test_what_is_not_there_is_told_with_the_nearest_choice(prepared, name, split, message):
+    with pytest.raises(InvalidInput, match=message):
+        load_source(name, split, str(prepared))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "mnist/3.0.1"), ("cifar10_corrupted/fog_2", "cifar10_corrupted/fog_2/1.0.0")]
+)
+def test_set_that_is_not_prepared_is_told_with_where_and_how(tmp_path, name, folder):
+    with pytest.raises(InvalidInput) as error:
+        load_source(name, "train", str(tmp_path))
+    message = str(error.value)
+    assert f"data set {name!r} is not prepared in {tmp_path / folder}." in message
+    assert f"\n  tfds build {name} --file_format=array_record --data_dir={tmp_path}\n" in message
+    assert "--config.data.directory=PATH" in message
+
+
+def test_set_prepared_in_another_file_format_is_told_as_such(prepared, tmp_path):
+    folder = shutil.copytree(prepared / "cifar10", tmp_path / "cifar10") / "3.0.2"
+    info = json.loads((folder / "dataset_info.json").read_text())
+    assert info["fileFormat"] == "array_record"
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    for path in folder.glob("*array_record*"):
+        path.rename(folder / path.name.replace("array_record", "tfrecord"))
+    with pytest.raises(InvalidInput, match="data set 'cifar10' is prepared, but not as array_record") as error:
+        load_source("cifar10", "train", str(tmp_path))
+    assert str(folder) in str(error.value)
+
+
+def test_prepared_data_set_is_read_without_tensorflow(prepared):
+    program = f"""
+import sys
+from jax_ddpm.data.sources import load_source
+print(load_source("cifar10", "train", {str(prepared)!r})[0]["image"].shape, "tensorflow" in sys.modules)
+"""
+    root = Path(jax_ddpm.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "(32, 32, 3) False\n", done.stderr

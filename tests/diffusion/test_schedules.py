@@ -1,0 +1,235 @@
+import itertools
+import math
+from decimal import Decimal, localcontext
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import jax_ddpm
+from jax_ddpm import InvalidInput, linear_schedule, schedule_from_betas
+from jax_ddpm.diffusion.schedules import NoiseSchedule, at
+
+NAMES = ("linear", "quadratic", "sigmoid", "constant", "jsd", "cosine")
+RANGED = ("linear", "quadratic", "sigmoid")
+FIELDS = tuple(NoiseSchedule.__dataclass_fields__)
+
+
+def make(name: str, *args, **kwargs) -> NoiseSchedule:
+    return getattr(jax_ddpm, f"{name}_schedule")(*args, **kwargs)
+
+
+def reference_betas(name: str, steps: int) -> list[float]:
+    """The definitions, one Python float at a time, at most .999."""
+    low, high, places = 1e-4 * 1000 / steps, 2e-2 * 1000 / steps, [i / (steps - 1) for i in range(steps)]
+    angles = [(i / steps + 0.008) / 1.008 * math.pi / 2 for i in range(steps + 1)]
+    return [
+        min(beta, 0.999)
+        for beta in {
+            "linear": [low + (high - low) * u for u in places],
+            "quadratic": [(math.sqrt(low) + (math.sqrt(high) - math.sqrt(low)) * u) ** 2 for u in places],
+            "sigmoid": [low + (high - low) / (1 + math.exp(6 - 12 * u)) for u in places],
+            "constant": [high for _ in places],
+            "jsd": [1 / (steps - i) for i in range(steps)],
+            # 1 - cos²b/cos²a = sin(b-a) sin(b+a) / cos²a, which loses no digits where a and b are close
+            "cosine": [math.sin(b - a) * math.sin(b + a) / math.cos(a) ** 2 for a, b in itertools.pairwise(angles)],
+        }[name]
+    ]
+
+
+def exact_tables(betas) -> dict[str, list[float]]:
+    """Every table from the betas with 40 decimal digits; the posterior from the precisions that Bayes' rule adds up."""
+    tables = {name: [] for name in FIELDS}
+    with localcontext() as context:
+        context.prec = 40
+        bar = Decimal(1)
+        for beta in (Decimal(float(b)) for b in betas):
+            previous, alpha = bar, 1 - beta
+            bar = bar * alpha
+            noise, noise_before = 1 - bar, 1 - previous
+            precision = alpha / beta + 1 / noise_before if noise_before else None  # None: x_0 itself is known exactly
+            variance = 1 / precision if precision else Decimal(0)
+            row = {
+                "betas": beta,
+                "alphas": alpha,
+                "alphas_bar": bar,
+                "sqrt_alphas_bar": bar.sqrt(),
+                "sqrt_one_minus_alphas_bar": noise.sqrt(),
+                "log_one_minus_alphas_bar": noise.ln(),
+                "sqrt_recip_alphas_bar": 1 / bar.sqrt(),
+                "sqrt_recip_alphas_bar_minus_one": (1 / bar - 1).sqrt(),
+                "posterior_mean_x0": variance * previous.sqrt() / noise_before if precision else Decimal(1),
+                "posterior_mean_xt": variance * alpha.sqrt() / beta,
+                "posterior_variance": variance,
+                "posterior_log_variance": variance.ln() if precision else None,
+                "upper_log_variance": beta.ln() if precision else None,
+            }
+            for name, value in row.items():
+                tables[name].append(value)
+        for name in ("posterior_log_variance", "upper_log_variance"):
+            tables[name][0] = tables["posterior_log_variance"][1]  # log 0 is replaced by the value of t = 1
+        return {name: [float(value) for value in values] for name, values in tables.items()}
+
+
+@pytest.mark.parametrize("steps", [30, 1000])
+@pytest.mark.parametrize("name", NAMES)
+def test_betas_follow_their_definition(name, steps):
+    # float64: ᾱ_t/ᾱ_{t-1} of the cosine is near one, so that 1 - ratio keeps 16 - 5 digits.
+    np.testing.assert_allclose(make(name, steps, dtype=np.float64).betas, reference_betas(name, steps), rtol=1e-10)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_every_table_follows_from_the_betas(name, field):
+    double, single = make(name, 1000, dtype=np.float64), make(name, 1000)
+    exact = exact_tables(double.betas)[field]
+    # 1 - ᾱ_0 is 4e-5 or more and is found by subtraction: 1e-16 / 4e-5 = 3e-12, a few such errors added up.
+    np.testing.assert_allclose(getattr(double, field), exact, rtol=2e-11, atol=2e-11 if "log" in field else 0)
+    # Rounded once to float32: half a unit in the last place, 2^-24 = 5.96e-8 of the value.
+    np.testing.assert_allclose(getattr(single, field), exact, rtol=6e-8)
+
+
+def test_linear_1000_has_the_known_constants():
+    schedule = linear_schedule(1000)
+    np.testing.assert_allclose(schedule.alphas_bar[0], 0.9999, rtol=1e-6)
+    # Printed to six and to five digits: the values agree to half a unit of the last digit printed,
+    assert schedule.alphas_bar[499] == pytest.approx(0.0785872, abs=5e-8)
+    assert schedule.alphas_bar[999] == pytest.approx(4.0358e-5, abs=5e-10)
+    assert math.exp(schedule.posterior_log_variance[0]) == pytest.approx(5.4532e-5, abs=5e-10)
+    # and with the product of exact rationals to float32 round-off, well under 1e-6 of the value.
+    with localcontext() as context:
+        context.prec = 40
+        alphas = [1 - (Decimal("1e-4") + Decimal("0.0199") * i / 999) for i in range(1000)]
+        first, second = 1 - alphas[0], 1 - alphas[1]
+        for t in (0, 499, 999):
+            assert schedule.alphas_bar[t] == pytest.approx(float(math.prod(alphas[: t + 1])), rel=1e-7)
+        posterior = second * first / (1 - alphas[0] * alphas[1])
+        assert schedule.posterior_log_variance[0] == pytest.approx(float(posterior.ln()), rel=1e-7)
+
+
+def test_cosine_1000_has_the_known_constants():
+    schedule = make("cosine", 1000)
+    # Printed to six, seven and five digits: half a unit of the last one.
+    assert schedule.betas[0] == pytest.approx(4.12842e-5, abs=5e-11)
+    assert schedule.alphas_bar[499] == pytest.approx(0.4938436, abs=5e-8)
+    assert schedule.alphas_bar[999] == pytest.approx(2.4288e-9, abs=5e-14)
+    # The product of the ratios telescopes up to the step that is clipped.
+    signal = [
+        math.cos((i / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+        for i in range(1000)
+    ]
+    assert schedule.alphas_bar[499] == pytest.approx(signal[500], rel=1e-6)
+    assert schedule.alphas_bar[999] == pytest.approx(signal[999] * 0.001, rel=1e-6)
+    assert schedule.betas[0] == pytest.approx(reference_betas("cosine", 1000)[0], rel=1e-6)
+    assert np.flatnonzero(schedule.betas == np.float32(0.999)).tolist() == [999]
+    assert schedule.betas[998] < 0.999
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 1000])
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_are_computed_in_float64_and_stored_in_float32(name, steps):
+    single, double = make(name, steps), make(name, steps, dtype=np.float64)
+    chex.assert_type(jax.tree.leaves(single), np.float32)
+    chex.assert_type(jax.tree.leaves(double), np.float64)
+    chex.assert_shape(jax.tree.leaves(single), (steps,))
+    chex.assert_trees_all_equal(single, jax.tree.map(lambda table: table.astype(np.float32), double))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(steps=st.integers(1, 5000))
+@example(steps=1)
+@example(steps=20)
+@example(steps=5000)
+def test_every_number_of_steps_gives_a_valid_schedule(name, steps):
+    single, double = make(name, steps), make(name, steps, dtype=np.float64)
+    assert single.steps == steps
+    assert np.all((single.betas > 0) & (single.betas < 1))
+    assert np.all(np.diff(double.alphas_bar, prepend=1.0) < 0)
+    assert np.all(double.alphas_bar > 0)
+    chex.assert_tree_all_finite((single, double))
+
+
+@given(steps=st.integers(200, 5000))
+def test_linear_schedule_ends_with_the_same_signal_for_any_number_of_steps(steps):
+    # log ᾱ_T = -Σβ - Σβ²/2 - …: the first sum is 10.05 whatever T is, and from 200 steps on the rest is below 80/T.
+    log_signal = np.log(linear_schedule(steps, dtype=np.float64).alphas_bar[-1])
+    assert -10.05 - 80 / steps < log_signal < -10.05
+
+
+def test_chain_of_one_step_takes_beta_for_the_variance_that_it_lacks():
+    schedule = schedule_from_betas([0.25], np.float64)
+    assert schedule.posterior_variance[0] == 0
+    assert schedule.posterior_log_variance[0] == schedule.upper_log_variance[0] == math.log(0.25)
+
+
+def test_betas_outside_the_open_unit_interval_are_refused():
+    for bad in ([0.0, 0.5], [0.5, 1.0], [-0.1], [0.5, 1.5], [0.5, math.nan]):
+        with pytest.raises(InvalidInput, match=r"betas lie in \[.*, .*\]: each must lie between 0 and 1, both excluded"):
+            schedule_from_betas(bad)
+    with pytest.raises(InvalidInput, match=r"betas lie in \[-0\.1, 1\.5\]"):
+        schedule_from_betas([-0.1, 0.5, 1.5])
+
+
+@pytest.mark.parametrize(("betas", "shape"), [([], r"\(0,\)"), (0.5, r"\(\)"), ([[0.1, 0.2]], r"\(1, 2\)")])
+def test_betas_that_are_no_vector_are_refused(betas, shape):
+    with pytest.raises(InvalidInput, match=rf"betas has shape {shape}: expected \[T\] with T ≥ 1"):
+        schedule_from_betas(betas)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+@pytest.mark.parametrize("name", NAMES)
+def test_chain_without_steps_is_refused(name, steps):
+    with pytest.raises(InvalidInput, match=rf"steps={steps}: a chain has at least one step"):
+        make(name, steps)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.02), (-0.1, 0.02), (0.02, 0.01), (0.01, 1.0), (math.nan, 0.02)])
+@pytest.mark.parametrize("name", RANGED)
+def test_range_of_betas_out_of_order_is_refused(name, start, end):
+    message = rf"beta_start={start}, beta_end={end}: expected 0 < beta_start ≤ beta_end < 1"
+    with pytest.raises(InvalidInput, match=message):
+        make(name, 10, start, end)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_constant_beta_outside_the_open_unit_interval_is_refused(beta):
+    with pytest.raises(InvalidInput, match="expected 0 < beta_start ≤ beta_end < 1"):
+        make("constant", 10, beta)
+
+
+class SchedulesUnderTransforms(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(*NAMES)
+    def test_schedule_built_inside_a_transformed_function_is_the_same(self, name):
+        built = self.variant(lambda: make(name, 12))()
+        chex.assert_trees_all_equal(built, make(name, 12))
+        chex.assert_type(jax.tree.leaves(built), jnp.float32)
+
+    @chex.all_variants
+    def test_schedule_is_an_argument_like_any_array(self):
+        schedule = linear_schedule(12)
+        doubled = self.variant(lambda s: jax.tree.map(lambda table: 2 * table, s))(schedule)
+        assert isinstance(doubled, NoiseSchedule)
+        assert doubled.steps == 12
+        chex.assert_trees_all_equal(doubled, jax.tree.map(lambda table: 2 * table, schedule))
+
+    @chex.all_variants
+    @parameterized.parameters(((3,), (3,)), ((3, 5), (3, 1)), ((3, 4, 4, 2), (3, 1, 1, 1)))
+    def test_at_gathers_and_adds_axes(self, shape, expected):
+        t = jnp.array([4, 0, 4])
+        values = self.variant(at)(jnp.arange(5.0), t, jnp.zeros(shape))
+        chex.assert_shape(values, expected)
+        chex.assert_type(values, jnp.float32)
+        np.testing.assert_array_equal(values.ravel(), [4, 0, 4])
+
+
+def test_schedules_stack_and_map_over_the_stack():
+    schedules = [linear_schedule(8), make("cosine", 8)]
+    stack = jax.tree.map(lambda *tables: jnp.stack(tables), *schedules)
+    picked = jax.vmap(lambda s, t: at(s.alphas_bar, t, t), in_axes=(0, None))(stack, jnp.array([0, 7]))
+    np.testing.assert_array_equal(picked, [s.alphas_bar[[0, 7]] for s in schedules])

@@ -1,0 +1,262 @@
+"""The parts of the U-Net against the formulas in NumPy float64, which test_unet.py puts together again."""
+
+from functools import partial
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+
+from jax_ddpm.models.layers import (
+    AttentionBlock,
+    Downsample,
+    ResBlock,
+    Upsample,
+    conv3x3,
+    group_norm,
+    init_near_zero,
+    init_weight,
+    timestep_embedding,
+)
+
+F32, BF16 = jnp.float32, jnp.bfloat16
+
+
+def normals(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def random_parameters(shapes, seed: int = 0):
+    """Numbers for a tree of shapes: nothing is zero, every kernel keeps the size of what goes through it."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        values = rng.normal(size=leaf.shape)
+        if path[-1].key == "kernel":
+            values /= np.sqrt(np.prod(leaf.shape[:-1]))
+        elif path[-1].key == "scale":
+            values = 1 + 0.3 * values
+        return jnp.asarray(values, F32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def mode(module: nn.Module) -> dict[str, bool]:
+    return {"train": False} if isinstance(module, ResBlock) else {}
+
+
+def parameters_of(module: nn.Module, *inputs):
+    return random_parameters(jax.eval_shape(partial(module.init, **mode(module)), jax.random.key(0), *inputs)["params"])
+
+
+# The references. `p` is the part of the parameters that belongs to the layer, as float64.
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def sinusoids(t, features):
+    rates = 1e4 ** -(np.arange(features // 2) / (features // 2 - 1))
+    return np.stack([[np.sin(each * rates), np.cos(each * rates)] for each in t]).reshape(len(t), features)
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+
+def norm(p, x, groups):
+    split = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
+    centred = split - split.mean(axis=(1, 3), keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + 1e-6)
+    return (centred / deviation).reshape(x.shape) * p["scale"] + p["bias"]
+
+
+def conv(p, x, stride=1):
+    before = 1 if stride == 1 else 0  # DDPM pads a stride of 2 below and to the right alone
+    padded = np.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
+    out = np.zeros((len(x), x.shape[1] // stride, x.shape[2] // stride, p["kernel"].shape[-1])) + p["bias"]
+    for row, column in np.ndindex(out.shape[1:3]):
+        window = padded[:, row * stride : row * stride + 3, column * stride : column * stride + 3]
+        out[:, row, column] += np.tensordot(window, p["kernel"], 3)
+    return out
+
+
+def res_block(p, x, embedding, groups):
+    h = conv(p["conv1"], silu(norm(p["norm1"], x, groups)))
+    h = h + dense(p["embedding"], silu(embedding))[:, None, None]
+    h = conv(p["conv2"], silu(norm(p["norm2"], h, groups)))
+    return (dense(p["skip"], x) if "skip" in p else x) + h
+
+
+def attention_block(p, x, heads, groups):
+    h = norm(p["norm"], x, groups).reshape(len(x), -1, x.shape[-1])
+    query, key, value = (dense(p[name], h) for name in ("query", "key", "value"))
+    width = x.shape[-1] // heads
+    out = np.zeros_like(h)
+    for image, head in np.ndindex(len(x), heads):
+        mine = slice(head * width, (head + 1) * width)
+        weights = np.exp(query[image, :, mine] @ key[image, :, mine].T / np.sqrt(width))
+        out[image, :, mine] = weights / weights.sum(axis=1, keepdims=True) @ value[image, :, mine]
+    return x + dense(p["out"], out).reshape(x.shape)
+
+
+def downsample(p, x):
+    return conv(p["conv"], x, stride=2)
+
+
+def upsample(p, x):
+    rows, columns = (np.arange(2 * size) // 2 for size in x.shape[1:3])
+    return conv(p["conv"], x[:, rows][:, :, columns])
+
+
+X, EMBEDDING = 0.5 + normals(1, 2, 6, 4, 8), normals(2, 2, 12)
+
+# name, module, its inputs, the reference, the shape of the result:
+MODULES = (
+    ("norm_of_4_groups", group_norm(4, F32, "n"), (X,), lambda p, x: norm(p, x, 4), X.shape),
+    ("norm_of_1_group", group_norm(1, F32, "n"), (X,), lambda p, x: norm(p, x, 1), X.shape),
+    ("norm_of_every_channel", group_norm(8, F32, "n"), (X,), lambda p, x: norm(p, x, 8), X.shape),
+    ("norm_of_tiny_values", group_norm(4, F32, "n"), (1e-3 * X,), lambda p, x: norm(p, x, 4), X.shape),
+    ("conv", conv3x3(5, F32, "c"), (X,), conv, (2, 6, 4, 5)),
+    ("conv_of_stride_2", conv3x3(5, F32, "c", stride=2), (X,), lambda p, x: conv(p, x, 2), (2, 3, 2, 5)),
+    ("res_block", ResBlock(8, 2, 0.5, F32), (X, EMBEDDING), lambda p, x, e: res_block(p, x, e, 2), X.shape),
+    ("res_block_wider", ResBlock(12, 4, 0.5, F32), (X, EMBEDDING), lambda p, x, e: res_block(p, x, e, 4), (2, 6, 4, 12)),
+    ("attention", AttentionBlock(1, 2, F32), (X,), lambda p, x: attention_block(p, x, 1, 2), X.shape),
+    ("attention_of_4_heads", AttentionBlock(4, 2, F32), (X,), lambda p, x: attention_block(p, x, 4, 2), X.shape),
+    ("downsample", Downsample(F32), (X,), downsample, (2, 3, 2, 8)),
+    ("upsample", Upsample(F32), (X,), upsample, (2, 12, 8, 8)),
+)
+
+
+class EveryModule(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    @parameterized.named_parameters(*MODULES)
+    def test_float32_agrees_with_the_float64_reference(self, module, inputs, reference, shape):
+        params = parameters_of(module, *inputs)
+        apply = self.variant(lambda p, *inputs: module.apply({"params": p}, *inputs, **mode(module)))
+        actual = apply(params, *inputs)
+        expected = reference(*jax.tree.map(lambda a: np.asarray(a, np.float64), (params, *inputs)))
+        chex.assert_type(actual, F32)
+        chex.assert_shape([actual, expected], shape)
+        # Values below 8 and a dozen sums of at most 108 terms, each 2^-24 of its size off; measured: 2e-6.
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+class TimestepEmbedding(chex.TestCase):
+    @chex.all_variants
+    @parameterized.parameters(4, 16, 128)
+    def test_agrees_with_the_reference(self, features):
+        t = np.array([0, 1, 2, 37, 500, 999])
+        actual = self.variant(lambda t: timestep_embedding(t, features))(t)
+        chex.assert_type(actual, F32)
+        # The rate is off by 2^-24 of itself some times over, the angle is up to 999 times that.
+        np.testing.assert_allclose(actual, sinusoids(t, features), rtol=0, atol=5e-4)
+        np.testing.assert_allclose(actual[:3], sinusoids(t[:3], features), rtol=0, atol=2e-6)
+
+
+def test_timestep_embedding_is_sines_then_cosines_from_rate_one_to_a_ten_thousandth():
+    quarter = np.pi / 2
+    np.testing.assert_allclose(timestep_embedding(jnp.array([quarter]), 4)[0], [1, quarter / 1e4, 0, 1], atol=1e-6)
+    np.testing.assert_array_equal(timestep_embedding(jnp.array([0]), 6)[0], [0, 0, 0, 1, 1, 1])
+
+
+def test_timestep_embedding_of_fractional_and_of_bfloat16_times_is_float32():
+    chex.assert_type(timestep_embedding(jnp.array([3], BF16), 8), F32)
+    np.testing.assert_allclose(timestep_embedding(jnp.array([2.5]), 8), sinusoids([2.5], 8), atol=1e-6)
+
+
+def test_stride_2_looks_below_and_to_the_right_alone():
+    image = np.zeros((1, 4, 4, 1), np.float32)
+    image[0, 0, 0], image[0, 3, 3] = 1, 100
+    weights = np.arange(9, dtype=np.float32).reshape(3, 3, 1, 1)
+    out = conv3x3(1, F32, "c", stride=2).apply({"params": {"kernel": weights, "bias": np.zeros(1)}}, image)
+    np.testing.assert_array_equal(out[0, :, :, 0], [[0, 0], [0, 400]])  # the corner meets the first weight, not the middle one
+
+
+def test_upsample_repeats_each_pixel():
+    params = {"conv": {"kernel": np.zeros((3, 3, 1, 1)), "bias": np.zeros(1)}}
+    params["conv"]["kernel"][1, 1] = 1
+    image = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1)
+    np.testing.assert_array_equal(
+        Upsample(F32).apply({"params": params}, image)[0, ..., 0], np.kron(image[0, ..., 0], np.ones((2, 2)))
+    )
+
+
+@pytest.mark.parametrize(("initializer", "scale"), [(init_weight, 1.0), (init_near_zero, 1e-10)], ids=["weight", "near zero"])
+@pytest.mark.parametrize("shape", [(200, 300), (3, 3, 40, 80)], ids=["dense", "convolution"])
+def test_initial_weights_are_uniform_of_the_stated_variance(initializer, scale, shape):
+    values = np.asarray(initializer(jax.random.key(0), shape, F32), np.float64)
+    fan_average = np.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
+    limit = np.sqrt(3 * scale / fan_average)
+    assert 0.999 * limit < np.abs(values).max() <= 1.000001 * limit
+    # Over n > 25,000 draws the variance of a uniform is off by .9/√n, 5 of those being .03, its mean by limit/√(3n).
+    assert values.var() == pytest.approx(scale / fan_average, rel=0.03)
+    assert abs(values.mean()) < 0.02 * limit
+
+
+@pytest.mark.parametrize(
+    ("block", "inputs"),
+    [(ResBlock(8, 4, 0.1, F32), (X, EMBEDDING)), (AttentionBlock(2, 4, F32), (X,))],
+    ids=["res block", "attention"],
+)
+def test_a_block_starts_as_its_skip(block, inputs):
+    out, _ = jax.jit(partial(block.init_with_output, **mode(block)))(jax.random.key(0), *inputs)
+    # 72 products of values near 1 with weights below 2e-6.
+    np.testing.assert_allclose(out, X, rtol=0, atol=3e-5)
+    assert not np.array_equal(out, X)
+
+
+def test_dropout_falls_between_silu_and_the_second_convolution():
+    block, rate = ResBlock(8, 4, 0.25, F32), 0.25
+    x, embedding = normals(3, 4, 16, 16, 8), normals(4, 4, 12)
+    params = parameters_of(block, x, embedding)
+    params["conv2"]["kernel"] = jnp.zeros((3, 3, 8, 8)).at[1, 1].set(jnp.eye(8))  # so that what goes in comes out, with a bias
+    rngs = {"dropout": jax.random.key(0)}
+
+    @partial(jax.jit, static_argnums=0)
+    def branch(train):
+        return block.apply({"params": params}, x, embedding, train, rngs=rngs) - x - params["conv2"]["bias"]
+
+    kept_all, dropped_some = np.asarray(branch(False)), np.asarray(branch(True))
+    dropped = np.abs(dropped_some) < 1e-6  # two roundings of a number below 4; what is kept is larger, silu near 0 aside
+    either = np.where(dropped, 0, kept_all / (1 - rate))
+    np.testing.assert_allclose(dropped_some, either, rtol=0, atol=3e-6)
+    assert dropped.mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / dropped.size))
+
+
+def test_bfloat16_keeps_normalisation_statistics_in_float32():
+    # Exact in bfloat16: 16 … 16.875. Their mean square is 270, which in bfloat16 is a multiple of 2; their variance is .08.
+    x = (16 + np.random.default_rng(0).integers(0, 8, (2, 4, 4, 8)) / 8).astype(np.float32)
+    module = group_norm(2, BF16, "n")
+    params = parameters_of(module, x)
+    out = module.apply({"params": params}, jnp.asarray(x, BF16))
+    chex.assert_type(out, BF16)
+    # The result is below 4 and rounded to 8 bits, half a step being 2^-8; float32 statistics add 270·2^-23/.08 = 4e-4 of it.
+    np.testing.assert_allclose(out.astype(F32), norm(params, x.astype(np.float64), 2), rtol=0, atol=0.01)
+
+
+def test_bfloat16_keeps_attention_logits_and_softmax_in_float32():
+    # Positions that are much alike, and queries 64 times as large: logits near 256, where bfloat16 counts by twos.
+    x = jnp.asarray(normals(5, 1, 1, 1, 16) + 0.1 * normals(6, 1, 4, 4, 16), BF16)
+    block = AttentionBlock(1, 1, BF16)
+    params = jax.tree.map(jnp.zeros_like, parameters_of(block, x))
+    params["norm"]["scale"] = jnp.ones(16)
+    for name, factor in {"query": 64, "key": 1, "value": 1, "out": 1}.items():
+        params[name]["kernel"] = factor * jnp.eye(16)
+    added = jax.jit(block.apply)({"params": params}, x).astype(F32) - x.astype(F32)
+
+    h = np.asarray(group_norm(1, BF16, "n").apply({"params": params["norm"]}, x), np.float64).reshape(16, 16)
+    logits = 64 * h @ h.T / np.sqrt(16)
+    assert np.median(logits) > 128
+
+    def attend(logits):
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True) @ h
+
+    # Weights, sums and the skip are rounded to 8 bits of numbers below 4.
+    np.testing.assert_allclose(added.reshape(16, 16), attend(logits), rtol=0, atol=0.04)
+    assert np.abs(attend(np.asarray(jnp.asarray(logits, BF16), np.float64)) - attend(logits)).max() > 0.08  # as it would be

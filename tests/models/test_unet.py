@@ -1,0 +1,291 @@
+"""The whole network: against NumPy float64, its size, its start, its gradients, half precision, what it refuses."""
+
+import math
+from functools import partial
+
+import chex
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_layers import (
+    BF16,
+    F32,
+    attention_block,
+    conv,
+    dense,
+    downsample,
+    norm,
+    normals,
+    random_parameters,
+    res_block,
+    silu,
+    sinusoids,
+    upsample,
+)
+
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.unet import UNet
+
+QUICK = {"xla_backend_optimization_level": 0}  # the same operations, compiled three times as fast
+TINY = {"channels": 8, "groups": 4, "attention_resolutions": (4,), "dropout": 0.0}
+PLAIN = UNet(**TINY, multipliers=(1, 2, 2), blocks=1)
+LABELLED = UNet(**TINY, multipliers=(1, 2), blocks=2, num_classes=5, out_channels=2, heads=2)
+
+
+def inputs(net: UNet, batch: int = 3, seed: int = 0):
+    """x of 8×4 pixels, t, and the labels where the network takes them."""
+    x, t, labels = normals(seed, batch, 8, 4, 3), np.array([0, 7, 999, 500])[:batch], np.array([4, 0, 2, 2])[:batch]
+    return (x, t, labels) if net.num_classes else (x, t)
+
+
+def shapes(net: UNet, *arrays):
+    return jax.eval_shape(net.init, jax.random.key(0), *arrays)["params"]
+
+
+def parameters(net: UNet, seed: int = 0):
+    return random_parameters(shapes(net, *inputs(net)), seed)
+
+
+@partial(jax.jit, static_argnames=("net", "train"), compiler_options=QUICK)
+def run(net, params, *arrays, train=False, key=None):
+    return net.apply({"params": params}, *arrays, train=train, rngs={} if key is None else {"dropout": key})
+
+
+def reference(net: UNet, p, x, t, labels=None):
+    """The network in NumPy float64. Where attention follows a block is read off the parameters' names."""
+    embedding = dense(p["time_1"], silu(dense(p["time_0"], sinusoids(t, net.channels))))
+    if labels is not None:
+        embedding = embedding + p["label"]["embedding"][labels]
+
+    def block(x, name):
+        x = res_block(p[f"{name}_resnet"], x, embedding, net.groups)
+        return attention_block(p[f"{name}_attention"], x, net.heads, net.groups) if f"{name}_attention" in p else x
+
+    x = conv(p["conv_in"], x)
+    skips, levels = [x], range(len(net.multipliers))
+    for level in levels:
+        for number in range(net.blocks):
+            x = block(x, f"down_{level}_{number}")
+            skips.append(x)
+        if level != levels[-1]:
+            x = downsample(p[f"down_{level}_downsample"], x)
+            skips.append(x)
+    x = res_block(p["mid_0_resnet"], x, embedding, net.groups)
+    x = attention_block(p["mid_attention"], x, net.heads, net.groups)
+    x = res_block(p["mid_1_resnet"], x, embedding, net.groups)
+    for level in reversed(levels):
+        for number in range(net.blocks + 1):
+            x = block(np.concatenate([x, skips.pop()], axis=-1), f"up_{level}_{number}")
+        if level:
+            x = upsample(p[f"up_{level}_upsample"], x)
+    assert not skips
+    return conv(p["conv_out"], silu(norm(p["norm_out"], x, net.groups)))
+
+
+def assert_agrees_with_the_reference(net, apply):
+    params, arrays = parameters(net), inputs(net)
+    actual = apply(params, *arrays)
+    expected = reference(net, *jax.tree.map(lambda a: np.asarray(a, np.float64), (params, arrays[0])), *arrays[1:])
+    chex.assert_type(actual, F32)
+    chex.assert_shape([actual, expected], (3, 8, 4, net.out_channels))
+    # Some 60 float32 sums in a row, each 2^-24 of a value below 8 off: as a walk √60·6e-8·8 = 4e-6; measured: 3e-6.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1.5e-5)
+
+
+def test_float32_agrees_with_the_float64_reference():
+    assert_agrees_with_the_reference(PLAIN, partial(run, PLAIN))
+
+
+class WithLabels(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    def test_float32_agrees_with_the_float64_reference(self):
+        apply = self.variant(lambda params, *arrays: LABELLED.apply({"params": params}, *arrays))
+        assert_agrees_with_the_reference(LABELLED, apply)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "count"),
+    [({}, 32, 35_746_307), ({"multipliers": (1, 1, 2, 2, 4, 4)}, 256, 113_673_219)],
+    ids=["CIFAR-10", "256 pixels"],
+)
+def test_parameter_count_is_that_of_the_paper(settings, size, count):
+    params = shapes(UNet(**settings), jnp.zeros((1, size, size, 3)), jnp.zeros(1, int))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
+
+
+def test_labels_add_an_embedding_of_four_times_the_channels_and_nothing_else():
+    plain = shapes(PLAIN, *inputs(PLAIN))
+    labelled = shapes(PLAIN.clone(num_classes=5), *inputs(PLAIN), np.zeros(3, int))
+    assert labelled.pop("label")["embedding"].shape == (5, 4 * PLAIN.channels)
+    assert labelled == plain
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "blocks_with_attention"),
+    [
+        ((16,), {"mid", "down_1_0", "up_1_0", "up_1_1"}),
+        ((32, 8), {"mid", "down_0_0", "up_0_0", "up_0_1"} | {"down_2_0", "up_2_0", "up_2_1"}),
+    ],
+)
+def test_attention_follows_every_block_at_the_resolutions_asked_for(resolutions, blocks_with_attention):
+    net = PLAIN.clone(multipliers=(1, 1, 1), attention_resolutions=resolutions)
+    params = shapes(net, jnp.zeros((1, 32, 32, 3)), jnp.zeros(1, int))
+    assert {name.removesuffix("_attention") for name in params if name.endswith("_attention")} == blocks_with_attention
+
+
+def test_initial_parameters_are_as_in_the_public_code_and_the_output_starts_near_zero():
+    init = jax.jit(LABELLED.clone(channels=32).init_with_output, compiler_options=QUICK)
+    out, variables = init(jax.random.key(0, impl="rbg"), *inputs(LABELLED))
+    # 288 products of values near 1 with weights below 1e-6.
+    assert 0 < np.abs(out).max() < 1e-4
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        name, kind = path[-2].key, path[-1].key
+        values = np.asarray(leaf, np.float64)
+        if kind == "kernel":
+            scale = 1e-10 if name in ("conv2", "conv_out", "out") else 1.0
+            limit = np.sqrt(3 * scale / (np.prod(leaf.shape[:-2]) * (leaf.shape[-2] + leaf.shape[-1]) / 2))
+            # Of 576 uniform draws or more the widest is this near the limit but for one time in six thousand.
+            assert 0.985 * limit < np.abs(values).max() <= 1.000001 * limit, jax.tree_util.keystr(path)
+        elif kind == "embedding":
+            assert values.std() == pytest.approx(1, abs=5 / np.sqrt(2 * values.size))
+        else:
+            np.testing.assert_array_equal(values, 1.0 if kind == "scale" else 0.0)
+
+
+def test_gradients_reach_every_parameter():
+    params, arrays = parameters(LABELLED), inputs(LABELLED)
+    loss = lambda p: (LABELLED.apply({"params": p}, *arrays) ** 2).mean()  # noqa: E731
+    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
+    chex.assert_tree_all_finite(gradients)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        if [part.key for part in path[-2:]] == ["key", "bias"]:
+            # It shifts all logits of a query alike, and softmax does not see that: zero but for rounding.
+            assert np.abs(gradient).max() < 1e-6
+        else:
+            assert np.abs(gradient).max() > 1e-5, jax.tree_util.keystr(path)
+
+
+def test_each_row_of_a_batch_is_on_its_own():
+    params, arrays = parameters(LABELLED), inputs(LABELLED)
+    together = run(LABELLED, params, *arrays)
+    for row in range(3):
+        alone = run(LABELLED, params, *(array[row : row + 1] for array in arrays))
+        # The same float32 sums, otherwise ordered; the bound of the comparison with float64.
+        np.testing.assert_allclose(together[row : row + 1], alone, rtol=0, atol=1.5e-5)
+
+
+def test_vmap_over_parameters_runs_several_networks_at_once():
+    several, arrays = [parameters(PLAIN, seed) for seed in (0, 1)], inputs(PLAIN)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+    at_once = jax.jit(jax.vmap(lambda p: PLAIN.apply({"params": p}, *arrays)), compiler_options=QUICK)(stacked)
+    for out, params in zip(at_once, several, strict=True):
+        np.testing.assert_allclose(out, run(PLAIN, params, *arrays), rtol=0, atol=1.5e-5)
+
+
+def test_image_time_and_label_each_matter_to_their_own_row():
+    params, arrays = parameters(LABELLED), inputs(LABELLED)
+    before = run(LABELLED, params, *arrays)
+    others = (-arrays[0], arrays[1] + 1, (arrays[2] + 1) % 5)
+    for which, other in enumerate(others):
+        changed = [array.copy() for array in arrays]
+        changed[which][1] = other[1]
+        difference = np.abs(run(LABELLED, params, *changed) - before).max(axis=(1, 2, 3))
+        np.testing.assert_array_equal(difference[[0, 2]], 0)
+        assert difference[1] > 1e-2
+
+
+def test_dropout_comes_in_training_alone_and_follows_its_key():
+    net, params, arrays = PLAIN.clone(dropout=0.3), parameters(PLAIN), inputs(PLAIN)
+    first, second = jax.random.split(jax.random.key(0))
+    trained = run(net, params, *arrays, train=True, key=first)
+    assert np.abs(trained - run(net, params, *arrays, train=True, key=second)).max() > 1e-2
+    np.testing.assert_array_equal(trained, run(net, params, *arrays, train=True, key=first))
+    np.testing.assert_array_equal(run(net, params, *arrays, key=first), run(PLAIN, params, *arrays))
+
+
+def test_dropout_is_in_every_block():
+    params, arrays = parameters(LABELLED), inputs(LABELLED)
+    all_dropped = run(LABELLED.clone(dropout=1.0), params, *arrays, train=True)
+
+    def without(path, leaf):
+        return 0 * leaf if [part.key for part in path[-2:]] == ["conv2", "kernel"] else leaf
+
+    cut = jax.tree_util.tree_map_with_path(without, params)
+    np.testing.assert_allclose(all_dropped, run(LABELLED, cut, *arrays), rtol=0, atol=1.5e-5)
+
+
+def test_training_without_a_key_for_dropout_is_refused():
+    net = PLAIN.clone(dropout=0.3)
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        jax.eval_shape(partial(net.apply, train=True), {"params": shapes(net, *inputs(net))}, *inputs(net))
+
+
+def test_bfloat16_body_stays_near_float32():
+    half, params, arrays = LABELLED.clone(dtype=BF16), parameters(LABELLED), inputs(LABELLED)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes(half, *arrays), params)
+    exact, rounded = run(LABELLED, params, *arrays), run(half, params, *arrays)
+    chex.assert_type(rounded, F32)
+    # Each of some 60 roundings in a row is off by 2^-9 of the value at most, √3 less on average, and they add up like a walk:
+    # √60·2^-9/√3 = .009; the weights are rounded too. Were nothing rounded, the two would agree to 1e-5.
+    error = np.sqrt(np.mean((rounded - exact) ** 2) / np.mean(exact**2))
+    assert 1e-3 < error < 0.03
+
+
+def equations(jaxpr):
+    """Every equation of a jaxpr and of those within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def test_bfloat16_body_convolves_in_bfloat16_and_sums_in_float32():
+    net, arrays = LABELLED.clone(dtype=BF16), inputs(LABELLED)
+    found = list(equations(jax.make_jaxpr(net.apply)({"params": shapes(net, *arrays)}, *arrays).jaxpr))
+
+    def dtypes(*primitives):
+        return [each.invars[0].aval.dtype for each in found if each.primitive.name in primitives]
+
+    convolutions = dtypes("conv_general_dilated")
+    assert len(convolutions) > 20
+    assert set(convolutions[:-1]) == {jnp.dtype(BF16)}
+    assert convolutions[-1] == F32
+    statistics_and_softmax = dtypes("reduce_sum", "reduce_max", "exp", "rsqrt", "div")
+    assert len(statistics_and_softmax) > 100
+    assert set(statistics_and_softmax) == {jnp.dtype(F32)}
+
+
+def test_an_nnx_module_made_of_the_network_gives_the_same():
+    params, arrays = parameters(PLAIN), inputs(PLAIN)
+    module = nnx.eval_shape(lambda: nnx.bridge.ToNNX(PLAIN, rngs=nnx.Rngs(0)).lazy_init(*arrays))
+    state = nnx.state(module, nnx.Param)
+    chex.assert_trees_all_equal_shapes_and_dtypes(nnx.to_pure_dict(state), params)
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(module, state)
+    out = jax.jit(lambda *arrays: module(*arrays, rngs=nnx.Rngs(0)), compiler_options=QUICK)(*arrays)
+    np.testing.assert_allclose(out, run(PLAIN, params, *arrays), rtol=0, atol=1.5e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "labels", "message"),
+    [
+        ({}, (2, 6, 8, 3), None, r"shape \(2, 6, 8, 3\).* multiples of 4, for 3 multipliers halve the image 2 times"),
+        ({}, (2, 8, 6, 3), None, r"shape \(2, 8, 6, 3\).* multiples of 4"),
+        ({}, (8, 8, 3), None, r"shape \(8, 8, 3\): expected \[B, H, W, C\]"),
+        ({}, (2, 8, 8, 3), [0, 1], "labels given: a network with num_classes=0 takes no labels"),
+        ({"num_classes": 5}, (2, 8, 8, 3), None, r"no labels given: a network with num_classes=5 takes labels in 0\.\.4"),
+        ({"groups": 3}, (2, 8, 8, 3), None, r"8 channels do not split into groups=3 and heads=1.* \(8\)"),
+        ({"heads": 3}, (2, 8, 8, 3), None, "8 channels do not split into groups=4 and heads=3"),
+        ({"channels": 12, "groups": 8, "multipliers": (2,)}, (2, 8, 8, 3), None, "12 channels do not split into groups=8"),
+        ({"heads": 16, "multipliers": (2,)}, (2, 8, 8, 3), None, "8 channels do not split into groups=4 and heads=16"),
+    ],
+)
+def test_what_the_network_cannot_take_is_refused(settings, shape, labels, message):
+    with pytest.raises(InvalidInput, match=message):
+        shapes(PLAIN.clone(**settings), jnp.zeros(shape), jnp.zeros(2, int), None if labels is None else jnp.array(labels))
