@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_layers import (
+
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.unet import UNet
+from tests.models.test_layers import (
     BF16,
     F32,
     attention_block,
@@ -25,9 +28,6 @@ from test_layers import (
     sinusoids,
     upsample,
 )
-
-from jax_ddpm.errors import InvalidInput
-from jax_ddpm.models.unet import UNet
 
 QUICK = {"xla_backend_optimization_level": 0}  # the same operations, compiled three times as fast
 TINY = {"channels": 8, "groups": 4, "attention_resolutions": (4,), "dropout": 0.0}
