@@ -23,6 +23,7 @@ from jax_ddpm.diffusion.schedules import (
     sigmoid_schedule,
 )
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.unet import UNet
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidInput",
     "NoiseSchedule",
     "Sampler",
+    "UNet",
     "ancestral",
     "bits_per_dim",
     "constant_schedule",

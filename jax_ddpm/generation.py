@@ -54,7 +54,7 @@ def frame_steps(total: int, frames: int = 11) -> tuple[int, ...]:
     return tuple(sorted({round(step) for step in np.linspace(0, total, frames)}))
 
 
-def grid_columns(config: ConfigDict) -> int:
-    """Columns of a grid of samples: one a class, where the classes are drawn in turn; else 0, about as many as rows."""
-    classes = len(config.sample.labels) or num_classes(config)
-    return classes if classes <= 20 else 0
+def grid_columns(config: ConfigDict, count: int) -> int:
+    """Columns of a grid of `count` samples, about as many as rows: a multiple of the classes that are drawn in turn."""
+    classes = len(config.sample.labels) or max(num_classes(config), 1)
+    return classes * math.ceil(math.sqrt(count) / classes) if classes <= 20 else 0

@@ -53,7 +53,7 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
             bar.update(len(batch))
     images = np.concatenate(batches)
     directory = workdir / "samples" / f"step_{step:07d}_seed_{config.sample.seed}"
-    return Drawn(images, labels, write(directory, images, labels, grid_columns(config)))
+    return Drawn(images, labels, write(directory, images, labels, grid_columns(config, len(labels))))
 
 
 def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:

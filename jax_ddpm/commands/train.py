@@ -30,7 +30,7 @@ from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep
 
 DrawSamples = Callable[[TrainState], Path]
-FILMSTRIP_ROWS = 8
+FILMSTRIP_ROWS = 10
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -157,7 +157,7 @@ def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSam
             chains = np.concatenate(states, axis=1)[:, :FILMSTRIP_ROWS]
             size = config.data.image_size
             save_png(chain_path(path), filmstrip(chains), image_size=size)
-            save_png(path, grid(np.concatenate(images), columns=grid_columns(config)), image_size=size)
+            save_png(path, grid(np.concatenate(images), columns=grid_columns(config, len(labels))), image_size=size)
         return path
 
     return draw

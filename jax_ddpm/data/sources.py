@@ -113,10 +113,16 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I;16"):
+                picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+            if picture.mode in ("I", "F"):
+                raise InvalidInput(f"{path} has pixels of mode {picture.mode}, 32 bits each: expected 8 or 16 bits")
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
             image = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    except InvalidInput:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise InvalidInput(f"{path} cannot be read as an image: {error}") from error
     return image if image.ndim == 3 else image[..., None]
@@ -138,15 +144,18 @@ def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
             f"unknown data set {name!r}: expected digits, folder, or a name from the catalogue of TensorFlow Datasets."
             f"{did_you_mean(name, known)}"
         ) from error
+    except (AssertionError, ValueError) as error:  # no such version or configuration, or no name at all
+        raise InvalidInput(f"data set {name!r}: {error}") from error
     if not builder.is_prepared():
-        raise InvalidInput(_how_to_prepare(name, builder, "is not prepared"))
+        raise InvalidInput(_how_to_prepare(name, builder, "is not prepared", "."))
     features, splits = builder.info.features, builder.info.splits
     if "image" not in features:
         raise InvalidInput(f"data set {name!r} has no images: its features are {', '.join(features)}")
     try:
         examples: Sequence[Any] = builder.as_data_source(split)
+        size = len(examples)
     except NotImplementedError as error:
-        raise InvalidInput(_how_to_prepare(name, builder, "is prepared, but not as array_record,")) from error
+        raise InvalidInput(_how_to_prepare(name, builder, "is prepared, but not as array_record,", "array_record")) from error
     except ValueError as error:
         wrong = next((part for part in re.split(r"\+|\[.*?\]", split) if part and part not in splits), split)
         raise InvalidInput(
@@ -159,14 +168,16 @@ def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
         example = examples[index]
         return {"image": example["image"], "label": int(example.get("label", 0))}
 
-    return Source(name, len(examples), read, names)
+    return Source(name, size, read, names)
 
 
-def _how_to_prepare(name: str, builder: Any, state: str) -> str:
-    root = builder.data_path.parents[2 if builder.builder_config else 1]
+def _how_to_prepare(name: str, builder: Any, state: str, beside: str) -> str:
+    """What to do; `beside` is where to prepare it, seen from where it was looked for."""
+    root = builder.data_path.parents[2 if builder.builder_config else 1] / beside
+    prepare = f"tfds.builder({name!r}, data_dir={str(root)!r}, file_format='array_record').download_and_prepare()"
     return (
         f"data set {name!r} {state} in {builder.data_path}. Prepare it once; this alone needs TensorFlow, in any environment:\n"
         "  pip install tensorflow-cpu tensorflow-datasets array-record importlib_resources\n"
-        f"  tfds build {name} --file_format=array_record --data_dir={root}\n"
-        "or name the folder in which it is prepared: --config.data.directory=PATH"
+        f'  python -c "import tensorflow_datasets as tfds; {prepare}"\n'
+        f"then name the folder in which it is: --config.data.directory={root}"
     )

@@ -1,5 +1,7 @@
 """From an image as it is stored to an image as the network takes it."""
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -9,8 +11,9 @@ from jax_ddpm.errors import InvalidInput
 def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     """An image of any size and colour, as a square one of `channels` channels.
 
-    Halved by averaging as long as it stays at least twice as large as wanted, then resized (bicubic) until its shorter side
-    fits, then cropped at the centre. An image that has the right shape already is returned as it is.
+    Halved by averaging until it is less than twice as large as wanted (all halvings in one, so that it is rounded once), then
+    resized (bicubic) until its shorter side fits, then cropped at the centre. An image that has the right shape already is
+    returned as it is.
 
     Args:
       image: [H, W, 1 or 3] uint8.
@@ -23,8 +26,8 @@ def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
         return image
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     picture = picture.convert("L" if channels == 1 else "RGB")
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    if min(picture.size) >= 2 * size:
+        picture = picture.reduce(2 ** int(math.log2(min(picture.size) / size)))
     scale = size / min(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2

@@ -129,3 +129,8 @@ class UNet(nn.Module):
                     f"{width} channels do not split into groups={self.groups} and heads={self.heads}: choose channels "
                     f"({self.channels}) that both divide"
                 )
+        heights = [x.shape[1] // 2**level for level in range(halvings + 1)]
+        if not set(self.attention_resolutions) <= set(heights):
+            raise InvalidInput(f"attention_resolutions={tuple(self.attention_resolutions)}: the heights here are {heights}")
+        if self.channels % 2 or self.channels < 4:
+            raise InvalidInput(f"channels={self.channels}: expected an even number, at least 4, for sines and cosines of t")

@@ -24,7 +24,7 @@ def test_the_cifar_network_has_the_papers_size(capsys, tmp_path):
     # Counted by hand: every convolution, projection and attention product of the paper's network, two FLOPs a product.
     flops = float(re.search(r"FLOPs per image: ([\d.]+)", text)[1])
     assert 11.5 < flops < 12.5
-    assert "tfds build cifar10" in text, "the data is not here: how to prepare it"
+    assert "tfds.builder('cifar10'" in text, "the data is not here: how to prepare it"
 
 
 def test_the_digits_run_is_described(capsys):

@@ -141,6 +141,15 @@ def test_every_suffix_is_read(tmp_path, suffix):
     np.testing.assert_allclose(image.astype(int), colour, rtol=0, atol=4 if lossy else 0)
 
 
+def test_sixteen_bits_keep_their_range_and_thirty_two_are_refused(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png")[..., 0], [[0, 1, 128, 255]])
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(InvalidInput, match=r"float.tiff has pixels of mode F, 32 bits each: expected 8 or 16 bits"):
+        read_image(tmp_path / "float.tiff")
+
+
 def test_grey_stays_grey_and_black_and_white_becomes_it(tmp_path):
     grey = noise(5, 7, 1)
     write(tmp_path / "grey.png", grey)
@@ -276,6 +285,10 @@ def test_set_without_labels_has_no_classes(prepared):
         ("cifar10", "trian[:50%]", "unknown split of cifar10 'trian"),
         ("cifar10", "train+tets", "tets"),
         ("cifar10", "train[:50%", r"train\[:50%"),
+        ("cifar10", "train[10:3]", r"unknown split of cifar10 'train\[10:3\]'"),
+        ("cifar10:1.0.0", "train", "cifar10:1.0.0.*cannot be loaded at version 1.0.0"),
+        ("cifar10/zzz", "train", "BuilderConfig zzz not found"),
+        ("a b", "train", r"data set 'a b': Parsing builder name string a b failed"),
         ("cifr10", "train", r"unknown data set 'cifr10': .* Did you mean 'cifar10'\?"),
         ("digit", "train", r"unknown data set 'digit': .* Did you mean 'digits'\?"),
         ("words", "train", "data set 'words' has no images: its features are .*text"),
@@ -294,8 +307,9 @@ def test_set_that_is_not_prepared_is_told_with_where_and_how(tmp_path, name, fol
         load_source(name, "train", str(tmp_path))
     message = str(error.value)
     assert f"data set {name!r} is not prepared in {tmp_path / folder}." in message
-    assert f"\n  tfds build {name} --file_format=array_record --data_dir={tmp_path}\n" in message
-    assert "--config.data.directory=PATH" in message
+    command = f"tfds.builder({name!r}, data_dir='{tmp_path}', file_format='array_record').download_and_prepare()"
+    assert f'\n  python -c "import tensorflow_datasets as tfds; {command}"\n' in message
+    assert f"--config.data.directory={tmp_path}" in message
 
 
 def test_set_prepared_in_another_file_format_is_told_as_such(prepared, tmp_path):

@@ -283,6 +283,8 @@ def test_an_nnx_module_made_of_the_network_gives_the_same():
         ({"groups": 3}, (2, 8, 8, 3), None, r"8 channels do not split into groups=3 and heads=1.* \(8\)"),
         ({"heads": 3}, (2, 8, 8, 3), None, "8 channels do not split into groups=4 and heads=3"),
         ({"channels": 12, "groups": 8, "multipliers": (2,)}, (2, 8, 8, 3), None, "12 channels do not split into groups=8"),
+        ({"attention_resolutions": (4, 3)}, (2, 8, 8, 3), None, r"\(4, 3\): the heights here are \[8, 4, 2\]"),
+        ({"channels": 5, "groups": 5}, (2, 8, 8, 3), None, "channels=5: expected an even number"),
         ({"heads": 16, "multipliers": (2,)}, (2, 8, 8, 3), None, "8 channels do not split into groups=4 and heads=16"),
     ],
 )
