@@ -29,30 +29,41 @@ MODE = flags.DEFINE_string("mode", "train", "; ".join(f"{name}: {text}" for name
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; without --config the settings are those that the workdir holds."""
-    words = [word for arg in argv[1:] for word in arg.lstrip("-").split("=", 1)]
-    names = {arg.lstrip("-").split("=")[0] for arg in argv[1:] if arg.startswith("-")}
-    for name in sorted(names):
-        if name.startswith("config."):
-            settings.check_name(name.removeprefix("config."))
-    if "config" in names and len(words) > words.index("config") + 1:
-        settings.check_file(words[words.index("config") + 1])
-    elif "workdir" in names:
-        workdir = words[words.index("workdir") + 1]
+    config, workdir = written(argv, "config"), written(argv, "workdir")
+    for arg in argv[1:]:
+        if arg.startswith("--config."):
+            settings.check_name(arg.removeprefix("--config.").partition("=")[0])
+    if config is not None:
+        settings.check_file(config)
+    elif workdir is not None:
         settings.read_config(Path(workdir))
         argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
-    elif not names & {"help", "helpfull", "helpshort"}:
+    elif not any(arg.startswith("--help") for arg in argv):
         raise InvalidInput("say what to run: --config configs/digits.py, or --workdir of a run that has begun")
     try:
-        return flags.FLAGS(argv)
+        program, *words = flags.FLAGS(argv)
     except (AttributeError, KeyError, TypeError) as error:  # what a mistake in a config file raises
         raise InvalidInput(f"in the config file: {settings.explain(str(error.args[0]))}") from error
+    if words:
+        raise InvalidInput(f"unexpected {' '.join(words)!r}: expected flags alone, such as --mode {words[0]}")
+    return [program]
+
+
+def written(argv: list[str], flag: str) -> str | None:
+    """The value that `--flag=value` or `--flag value` gives, before the flags are read."""
+    for arg, following in zip(argv, [*argv[1:], None], strict=True):
+        if arg.startswith(f"--{flag}="):
+            return arg.partition("=")[2]
+        if arg == f"--{flag}":
+            return following
+    return None
 
 
 def main(_: list[str]) -> None:
     """Runs one command."""
     choose("mode", MODE.value, MODES)
     config: ConfigDict = CONFIG.value
-    workdir = Path(WORKDIR.value or Path("runs") / Path(flags.FLAGS["config"].config_filename).stem)
+    workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
     configure(config.runtime.cpu_devices, config.runtime.compilation_cache, config.train.batch_size)
     importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)
 

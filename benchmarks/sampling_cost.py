@@ -44,14 +44,18 @@ def main() -> None:
     config = digits.get_config()
     config.model.class_conditional = False
     params = jax.jit(partial(experiment.init_params, config))(jax.random.key(0))
-    compile_times, run_times, memory = {t: [] for t in STEPS}, {t: [] for t in STEPS}, {}
+    compile_times: dict[int, list[float]] = {steps: [] for steps in STEPS}
+    run_times: dict[int, list[float]] = {steps: [] for steps in STEPS}
+    memory: dict[int, int] = {}
     for _ in range(ROUNDS):
         for steps in STEPS:
             jax.clear_caches()
             begin = time.perf_counter()
             compiled = jax.jit(make_draw(steps)).lower(params, jax.random.key(0)).compile()
             compile_times[steps].append(time.perf_counter() - begin)
-            memory[steps] = compiled.memory_analysis().temp_size_in_bytes
+            analysis = compiled.memory_analysis()
+            assert analysis is not None, "this backend does not say how much memory a program takes"
+            memory[steps] = analysis.temp_size_in_bytes
             begin = time.perf_counter()
             images = np.asarray(compiled(params, jax.random.key(1)))
             run_times[steps].append(time.perf_counter() - begin)

@@ -3,8 +3,11 @@
     python run.py --config configs/folder.py --config.data.directory=PATH
 
 For classes that the network knows of, so that one can ask for them, add --config.model.class_conditional=True. For grey images
---config.data.channels=1; for images that must not be mirrored, such as writing, --config.data.flip=False. The network is a
-quarter of CIFAR-10's in width.
+--config.data.channels=1; for images that must not be mirrored, such as writing, --config.data.flip=False. For 64×64
+--config.data.image_size=64 --config.model.attention_resolutions=16, (attention at a height that the network has).
+
+Hardware: a GPU; on a CPU try --config.model.channels=32 and fewer steps. The network is half as wide as CIFAR-10's and has one
+resolution less. How long it takes and how good the samples are depends on your images; nothing is claimed.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from jax_ddpm.errors import InvalidInput, did_you_mean
 
 FILE_NAME = "config.json"
-FIXED = ("seed", "data", "diffusion", "model")  # what a run that has begun cannot change
+FIXED = ("seed", "data", "diffusion", "model", "train.batch_size")  # what a run that has begun cannot change
+FREE = ("data.directory", "data.workers")  # except for these
 
 
 def default_config() -> ConfigDict:
@@ -24,6 +25,7 @@ def default_config() -> ConfigDict:
     data.directory = ""  # the folder of images; for TensorFlow Datasets, where sets are prepared ("": its own default)
     data.image_size = 32  # pixels a side
     data.channels = 3  # 1 (grey) or 3 (RGB)
+    data.workers = 2  # threads that read and fit images
     data.flip = True  # mirror left to right in one of two draws
     data.class_names = ()  # by label; found out and kept when training starts
 
@@ -121,6 +123,8 @@ def check_name(name: str) -> None:
         if key not in group:
             raise InvalidInput(f"unknown setting {name!r}: there is no {key!r}.{did_you_mean(key, group.keys())}")
         group = group[key]
+    if isinstance(group, ConfigDict):
+        raise InvalidInput(f"{name!r} is a group of settings: name one of them, such as {name}.{next(iter(group))}")
 
 
 def check_file(name: str) -> None:
@@ -164,6 +168,20 @@ def merge(config: ConfigDict, values: dict[str, Any], prefix: str = "") -> Confi
             expected = type(config[key]).__name__
             raise InvalidInput(f"setting {name!r} is {value!r}: expected {expected}, such as {config[key]!r}") from error
     return config
+
+
+def check_unchanged(config: ConfigDict, workdir: Path) -> None:
+    """Raises InvalidInput where `config` is of other data, another network or another process than the run in `workdir`."""
+    different = [
+        f"  {name}: the run has {old!r}, now given {new!r}"
+        for name, (old, new) in changes(read_config(workdir), config).items()
+        if name.startswith(FIXED) and name not in FREE
+    ]
+    if different:
+        raise InvalidInput(
+            f"{workdir} holds a run with other settings:\n" + "\n".join(different) + "\n"
+            "Give another --workdir to start anew, or leave --config out to go on as it was"
+        )
 
 
 def changes(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:

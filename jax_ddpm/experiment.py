@@ -1,4 +1,4 @@
-"""From a config to the things it names. The only place where a name picks a function."""
+"""From a config to the things it names: the schedule, the network, the loss, the optimizer, the sampler."""
 
 from collections.abc import Callable
 from functools import partial
@@ -107,9 +107,10 @@ def make_denoiser(network: UNet, params: Params, labels: jax.Array | None, dropo
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Clip the gradient, then Adam with a linear warm-up of the learning rate."""
     train = config.train
-    rate = train.learning_rate
     if train.warmup_steps:
         rate = optax.warmup_constant_schedule(0.0, train.learning_rate, train.warmup_steps)
+    else:  # a schedule too, so that the optimizer's state has one form and a run may change its warm-up
+        rate = optax.constant_schedule(train.learning_rate)
     clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(rate, train.adam_b1, train.adam_b2, train.adam_eps))
 
@@ -187,7 +188,7 @@ def check(config: ConfigDict) -> None:
 
 
 _MORE_THAN_ZERO = {
-    "data": ("image_size",),
+    "data": ("image_size", "workers"),
     "diffusion": ("steps",),
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
     "train": (

@@ -1,7 +1,7 @@
 """Pictures for a person: grids of samples, the chain as a filmstrip, the loss as a curve."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +44,8 @@ def save_png(path: Path, image: np.ndarray, *, image_size: int | None = None) ->
     """
     scale = 1 if image_size is None else math.ceil(SHOWN_SIZE / image_size)
     enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(enlarged.squeeze(-1) if enlarged.shape[-1] == 1 else enlarged).save(path)
-    return path
+    picture = Image.fromarray(enlarged.squeeze(-1) if enlarged.shape[-1] == 1 else enlarged)
+    return _write(path, lambda partial: picture.save(partial, format="PNG"))
 
 
 def loss_curve(path: Path, steps: Sequence[int], losses: Sequence[float]) -> Path:
@@ -58,6 +57,12 @@ def loss_curve(path: Path, steps: Sequence[int], losses: Sequence[float]) -> Pat
     axes.plot(steps, losses, linewidth=1.2)
     axes.set(xscale="log", yscale="log", xlabel="step", ylabel="loss")
     axes.grid(which="both", alpha=0.3)
+    return _write(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
+
+
+def _write(path: Path, save: Callable[[Path], object]) -> Path:
+    """Writes a file that is whole or not there, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    partial = path.with_name(f"{path.name}.partial")
+    save(partial)
+    return partial.replace(path)

@@ -81,6 +81,8 @@ def describe_data(config: ConfigDict) -> list[str]:
     try:
         source = experiment.make_source(config)
     except InvalidInput as error:
+        if config.model.class_conditional and not data.class_names:
+            raise  # how many classes there are, and so the network, is not known without it
         return [f"data: {data.name}, {data.split}: not here", *(f"  {line}" for line in str(error).splitlines()), fitted]
     data.class_names = source.class_names
     shape = "×".join(map(str, source[0]["image"].shape))

@@ -1,5 +1,6 @@
 """--mode sample: draw images from a trained run."""
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from jax_ddpm.config import check_unchanged, read_config
 from jax_ddpm.experiment import check, chosen_labels, init_params
 from jax_ddpm.generation import grid_columns, make_generator
 from jax_ddpm.pictures import grid, save_png
@@ -36,9 +38,11 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
     Into workdir/samples/step_…_seed_…/: grid.png, each image as a PNG of its true size, and samples.npz with the images
     [N, H, W, C] uint8 as arr_0 and the labels [N] as arr_1 (the names that guided-diffusion's evaluator reads).
     """
+    config.data.class_names = config.data.class_names or read_config(workdir).data.class_names
+    check_unchanged(config, workdir)
     check(config)
     mesh = make_mesh()
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         shapes = jax.eval_shape(partial(init_params, config), jax.random.key(0))
         params = checkpoints.restore_ema(abstract(shapes, replicated(mesh)))
         step = checkpoints.latest_step
@@ -57,7 +61,8 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
 
 
 def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:
-    """Writes images [N, H, W, C] uint8 as a grid, one by one, and as an .npz; returns where the grid is."""
+    """Writes images [N, H, W, C] uint8 as a grid, one by one, and as an .npz, in place of what was there; returns the grid."""
+    shutil.rmtree(directory, ignore_errors=True)
     for number, image in enumerate(images):
         save_png(directory / f"{number:05d}.png", image)
     np.savez(directory / "samples.npz", arr_0=images, arr_1=labels)

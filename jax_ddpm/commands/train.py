@@ -14,11 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
-from jax_ddpm.config import FILE_NAME as CONFIG_FILE
-from jax_ddpm.config import FIXED, changes, read_config, to_dict, write_config
+from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources import Source, read_image
-from jax_ddpm.errors import InvalidInput
 from jax_ddpm.generation import frame_steps, grid_columns, make_generator
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
 from jax_ddpm.runtime import cache_directory
@@ -40,14 +38,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
     experiment.check(config)
     mesh = make_mesh()
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
-    _check_unchanged(config, workdir)
-    write_config(config, workdir)
     print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
     with stop_on_signals() as stop, Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
+        if checkpoints.latest_step is not None:
+            check_unchanged(config, workdir)
         data = _make_batches(config, source)
         state = _first_or_restored_state(config, mesh, checkpoints, data)
+        write_config(config, workdir)
         draw_samples = _make_draw_samples(config, mesh, workdir)
         if state.step < config.train.steps:
             state = _train(config, mesh, workdir, state, data, checkpoints, draw_samples, stop)
@@ -55,6 +54,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if stop.signal_number:
         _say_how_to_go_on(config, workdir, state, stop)
         sys.exit(128 + stop.signal_number)
+    print("drawing samples ...", flush=True)
     _show_results(workdir, draw_samples(state))
 
 
@@ -66,6 +66,7 @@ def _make_batches(config: ConfigDict, source: Source) -> grain.DatasetIterator:
         channels=config.data.channels,
         flip=config.data.flip,
         seed=config.seed,
+        workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -107,6 +108,7 @@ def _train(
 
         def show_samples(state: TrainState) -> None:
             if state.step < train.steps:  # the last ones are drawn when training is over
+                checkpoints.save(state, data, to_dict(config))  # first, for drawing may take long
                 path = draw_samples(state)
                 progress.say(f"samples: {path}")
                 writer.write_image(int(state.step), "samples", read_image(path))
@@ -146,19 +148,17 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
 
 
 def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
-    """A function that writes a grid of samples and a filmstrip of the chain, unless they are there, and names the grid."""
+    """A function that writes a grid of samples and a filmstrip of the chain, and says where the grid is."""
     generate = make_generator(config, mesh, frame_steps(config.diffusion.steps))
     labels = experiment.chosen_labels(config, config.train.sample_count)
 
     def draw(state: TrainState) -> Path:
         path = workdir / "samples" / f"step_{int(state.step):07d}.png"
-        if not path.exists():
-            images, states = zip(*generate(state.ema_params, labels, config.sample.seed), strict=True)
-            chains = np.concatenate(states, axis=1)[:, :FILMSTRIP_ROWS]
-            size = config.data.image_size
-            save_png(chain_path(path), filmstrip(chains), image_size=size)
-            save_png(path, grid(np.concatenate(images), columns=grid_columns(config, len(labels))), image_size=size)
-        return path
+        images, states = zip(*generate(state.ema_params, labels, config.sample.seed), strict=True)
+        chains = np.concatenate(states, axis=1)[:, :FILMSTRIP_ROWS]
+        size = config.data.image_size
+        save_png(chain_path(path), filmstrip(chains), image_size=size)
+        return save_png(path, grid(np.concatenate(images), grid_columns(config, len(labels))), image_size=size)
 
     return draw
 
@@ -166,22 +166,6 @@ def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSam
 def chain_path(path: Path) -> Path:
     """Where the filmstrip of a grid lies."""
     return path.with_name(f"{path.stem}_chain.png")
-
-
-def _check_unchanged(config: ConfigDict, workdir: Path) -> None:
-    """Raises InvalidInput where a run that has begun would be continued with other data, another network or another loss."""
-    if not (workdir / CONFIG_FILE).exists():
-        return
-    different = [
-        f"  {name}: the run has {old!r}, now given {new!r}"
-        for name, (old, new) in changes(read_config(workdir), config).items()
-        if name.split(".")[0] in FIXED
-    ]
-    if different:
-        raise InvalidInput(
-            f"{workdir} holds a run with other settings:\n" + "\n".join(different) + "\n"
-            "Give another --workdir to start anew, or leave --config out to go on as it was"
-        )
 
 
 def _say_how_to_go_on(config: ConfigDict, workdir: Path, state: TrainState, stop: StopRequest) -> None:

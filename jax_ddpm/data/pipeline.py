@@ -21,6 +21,7 @@ def batches(
     channels: int,
     flip: bool,
     seed: int,
+    workers: int = 2,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
@@ -33,6 +34,7 @@ def batches(
       image_size, channels: what every image is fitted to.
       flip: mirror each image left to right in one of two draws.
       seed: of the order and of the flips.
+      workers: threads that read and fit images; the batches do not depend on it.
     Raises:
       InvalidInput: the batch does not divide over the processes, or the source is empty.
     """
@@ -56,4 +58,4 @@ def batches(
         dataset = dataset.random_map(mirror)
     # Shared out last, so that what is drawn for an image does not depend on how many processes there are.
     dataset = dataset[process_index::process_count].batch(batch_size // process_count).map(finish)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers)))

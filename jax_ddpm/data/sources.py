@@ -82,6 +82,8 @@ def digits(split: str) -> Source:
 def image_folder(directory: str) -> Source:
     """The images in a folder; where they lie in subfolders, each subfolder is a class (in the order of their names).
 
+    Names that begin with a dot or with two underscores are passed over: systems and archivers leave such things behind.
+
     Raises:
       InvalidInput: no folder, no images, or images both beside the subfolders and in them.
     """
@@ -91,6 +93,7 @@ def image_folder(directory: str) -> Source:
     if not root.is_dir():
         raise InvalidInput(f"no folder at {root.absolute()}: --config.data.directory must name one that holds images")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files = [path for path in files if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
     if not files:
         raise InvalidInput(f"no images in {root.absolute()}: looked, in subfolders too, for {', '.join(IMAGE_SUFFIXES)}")
     folders = [path.relative_to(root).parts[0] if path.parent != root else None for path in files]

@@ -18,12 +18,13 @@ class Checkpoints:
     A context manager: leaving it waits for what is still being written.
     """
 
-    def __init__(self, directory: Path, *, keep_last: int = 1, keep_every: int = 0) -> None:
-        """Opens a folder, or makes it; what an interrupted write left behind is removed.
+    def __init__(self, directory: Path, *, keep_last: int = 1, keep_every: int = 0, read_only: bool = False) -> None:
+        """Opens a folder, or makes it; what an interrupted write left behind is removed, unless it is opened read-only.
 
         Args:
           keep_last: how many of the newest to keep.
           keep_every: also keep each whose step is a multiple of this; 0 keeps no others.
+          read_only: touch nothing, so that a run that goes on is not disturbed.
         """
         policies: list[Any] = [checkpoint_managers.LatestN(keep_last)]
         if keep_every:
@@ -34,6 +35,9 @@ class Checkpoints:
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 

@@ -23,7 +23,9 @@ class MetricsWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / FILE_NAME
         kept = [row for row in read_metrics(workdir) if row["step"] <= start]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial = path.with_name(f"{FILE_NAME}.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial.replace(path)
         self._file = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 

@@ -1,6 +1,7 @@
 """The loop around the train step: it counts, logs, saves, and stops when it is asked to."""
 
 import contextlib
+import math
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.logging import MetricsWriter, Progress
 from jax_ddpm.training.state import TrainState
 from jax_ddpm.training.step import TrainStep
@@ -37,10 +39,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     def note(number: int, _: FrameType | None) -> None:
         request.signal_number = number
+        print(f"\n{signal.Signals(number).name}: stopping after this step, then saving; once more stops at once", flush=True)
         for each in previous:
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 
-    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    previous = {each: signal.getsignal(each) or signal.SIG_DFL for each in (signal.SIGINT, signal.SIGTERM)}
     for each in previous:
         signal.signal(each, note)
     try:
@@ -64,7 +67,11 @@ def run(
 ) -> TrainState:
     """Takes steps until step `until`, or until `stop` is set, and returns the state it has come to.
 
-    Metrics are read back a few steps late, so that the device never waits for them.
+    Metrics are read back a few steps late, so that the device never waits for them, and written as their mean since the last
+    line (after a resume the first line's mean begins at the checkpoint).
+
+    Raises:
+      InvalidInput: the loss is no longer finite; nothing is saved from there on.
     """
     periodic = list(periodic)
     step = int(state.step)
@@ -74,7 +81,13 @@ def run(
     def settle(most: int) -> None:
         while len(waiting) > most:
             window.append(jax.device_get(waiting.popleft()))
-            progress.advance(float(window[-1]["loss"]))
+            loss = float(window[-1]["loss"])
+            if not math.isfinite(loss):
+                raise InvalidInput(
+                    f"the loss is {loss} at step {step - len(waiting)}: every checkpoint is of an earlier step. "
+                    "Give a lower train.learning_rate, or a train.clip_norm"
+                )
+            progress.advance(loss)
 
     while step < until and not stop.signal_number:
         state, metrics = train_step(state, next(batches))
@@ -87,7 +100,8 @@ def run(
             writer.write(step, means | {"images_per_second": round(progress.report(step, means), 1)})
             window.clear()
         for each in periodic:
-            if each.every and step % each.every == 0:
+            if each.every and step % each.every == 0 and not stop.signal_number:
+                settle(0)  # so that nothing is made of a state whose loss is not finite
                 with progress.paused():
                     each.act(state)
     settle(0)

@@ -1,12 +1,19 @@
 """A network so small that a whole run takes seconds."""
 
+from functools import partial
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
+from jax_ddpm import experiment
 from jax_ddpm.commands import train
+from jax_ddpm.config import read_config
+from jax_ddpm.training.checkpoints import Checkpoints, abstract
+from jax_ddpm.training.sharding import make_mesh, replicated
+from jax_ddpm.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +27,16 @@ def make_tiny_config(**train_settings: object) -> ConfigDict:
     config.train.update(**train_settings)
     config.sample.update(count=7, batch_size=4)
     return config
+
+
+def last_state(workdir: Path) -> tuple[TrainState, dict[str, int]]:
+    """The train state that the newest checkpoint holds, its key as numbers, and the position of the data."""
+    config = read_config(workdir)
+    data = train._make_batches(config, experiment.make_source(config))
+    like = abstract(jax.eval_shape(partial(train._new_state, config)), replicated(make_mesh()))
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        state = checkpoints.restore(like, data)
+    return state.replace(key=jax.random.key_data(state.key)), data.get_state()
 
 
 def tiny_flags(**settings: object) -> list[str]:

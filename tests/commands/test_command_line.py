@@ -17,6 +17,8 @@ MISTAKES = {
     "--config.train.batchsize=3": "unknown setting 'train.batchsize': there is no 'batchsize'. Did you mean 'batch_size'?",
     "--config.tran.steps=3": "unknown setting 'tran.steps': there is no 'tran'. Did you mean 'train'?",
     "--config.train.steps.x=3": "unknown setting 'train.steps.x': 'train.steps' is a single setting",
+    "--config.train=3": "'train' is a group of settings: name one of them, such as train.accumulate",
+    "sample": "unexpected 'sample': expected flags alone, such as --mode sample",
     "--config.train.batch_size=ab": "invalid literal for int() with base 10: 'ab'; expected int, such as 128",
     "--config.train.batch_size=2.5": "expected int, such as 128",
     "--config.data.flip=maybe": "expected bool, such as True",

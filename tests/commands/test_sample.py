@@ -7,6 +7,8 @@ from PIL import Image
 from jax_ddpm.commands import sample
 from jax_ddpm.config import read_config
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.training.checkpoints import Checkpoints
+from tests.commands.conftest import make_tiny_config
 
 
 def draw(workdir, **settings):
@@ -47,6 +49,34 @@ def test_images_of_one_batch_differ(trained):
 def test_labels_are_taken_in_turn(trained):
     np.testing.assert_array_equal(draw(trained, count=5, labels=(7, 2)).labels, [7, 2, 7, 2, 7])
     np.testing.assert_array_equal(draw(trained, count=12).labels, [*range(10), 0, 1])
+
+
+def test_fewer_images_leave_none_of_the_earlier_ones(trained):
+    draw(trained, seed=5)
+    directory = draw(trained, seed=5, count=2).grid.parent
+    assert sorted(path.name for path in directory.iterdir()) == ["00000.png", "00001.png", "grid.png", "samples.npz"]
+
+
+def test_the_config_file_of_the_run_will_do_too(trained):
+    config = make_tiny_config()
+    config.sample.count = 1
+    assert sample.draw(config, trained).labels == [0]
+
+
+def test_another_chain_than_the_one_trained_is_refused(trained):
+    config = read_config(trained)
+    config.diffusion.steps = 4
+    with pytest.raises(InvalidInput, match=r"diffusion.steps: the run has 8, now given 4"):
+        sample.draw(config, trained)
+
+
+def test_a_run_that_is_being_written_is_not_disturbed(trained):
+    unfinished = trained / "checkpoints" / "7.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    draw(trained, count=1)
+    assert unfinished.is_dir()
+    Checkpoints(trained / "checkpoints").__exit__()
+    assert not unfinished.exists()
 
 
 def test_a_label_that_does_not_exist_is_told(trained):

@@ -1,5 +1,7 @@
 """A whole run, in one process: what it writes, how it goes on, what it refuses."""
 
+import re
+
 import chex
 import jax
 import numpy as np
@@ -9,17 +11,11 @@ from PIL import Image
 from configs import digits
 from jax_ddpm import experiment
 from jax_ddpm.commands import train
-from jax_ddpm.config import read_config
+from jax_ddpm.config import read_config, write_config
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.logging import read_metrics
-from tests.commands.conftest import make_tiny_config
-
-
-def parameters(workdir, config):
-    like = jax.eval_shape(lambda: experiment.init_params(config, jax.random.key(0)))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return checkpoints.latest_step, checkpoints.restore_ema(like)
+from jax_ddpm.training.sharding import make_mesh, replicated, split_batch, to_devices
+from tests.commands.conftest import last_state, make_tiny_config
 
 
 def test_a_run_leaves_what_the_readme_says(trained):
@@ -55,11 +51,10 @@ def test_the_config_is_kept_with_the_classes_found(trained):
 def test_a_run_in_two_parts_is_the_run_in_one(trained, tmp_path):
     train.main(make_tiny_config(steps=4), tmp_path)
     train.main(make_tiny_config(steps=6), tmp_path)
-    config = read_config(trained)
-    step, whole = parameters(trained, config)
-    step_of_parts, parts = parameters(tmp_path, config)
-    assert step == step_of_parts == 6
+    (whole, data), (parts, data_of_parts) = last_state(trained), last_state(tmp_path)
+    assert int(whole.step) == 6
     chex.assert_trees_all_equal(whole, parts)
+    assert data == data_of_parts == {"next_index": 6}
     assert [row["loss"] for row in read_metrics(tmp_path)] == [row["loss"] for row in read_metrics(trained)]
 
 
@@ -70,11 +65,53 @@ def test_a_finished_run_only_shows_its_results_again(trained, capsys):
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_is_not_continued_with_another_network(trained):
+@pytest.mark.parametrize(("group", "name", "old", "new"), [("model", "channels", 8, 16), ("train", "batch_size", 8, 16)])
+def test_a_run_is_not_continued_as_another(group, name, old, new, trained):
     config = make_tiny_config()
-    config.model.channels = 16
-    with pytest.raises(InvalidInput, match=r"other settings:\n  model.channels: the run has 8, now given 16"):
+    config[group][name] = new
+    before = (trained / "config.json").read_bytes()
+    with pytest.raises(InvalidInput, match=rf"other settings:\n  {group}.{name}: the run has {old}, now given {new}"):
         train.main(config, trained)
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_a_run_goes_on_with_another_warm_up_and_more_steps(tmp_path):
+    train.main(make_tiny_config(steps=2, sample_every=0), tmp_path)
+    train.main(make_tiny_config(steps=4, sample_every=0, warmup_steps=0, learning_rate=1e-4), tmp_path)
+    assert int(last_state(tmp_path)[0].step) == 4
+    assert read_config(tmp_path).train.warmup_steps == 0
+
+
+def test_a_run_that_never_saved_may_begin_anew_as_another(tmp_path):
+    write_config(make_tiny_config(), tmp_path)
+    config = make_tiny_config(steps=2, sample_every=0)
+    config.model.channels = 16
+    train.main(config, tmp_path)
+    assert read_config(tmp_path).model.channels == 16
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
+    config = make_tiny_config(steps=40, learning_rate=1e30, clip_norm=0.0, warmup_steps=0, checkpoint_every=1, keep_last=99)
+    with pytest.raises(InvalidInput, match="every checkpoint is of an earlier step") as error:
+        train.main(config, tmp_path)
+    bad = int(re.search(r"the loss is (?:nan|inf) at step (\d+)", str(error.value))[1])
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) < bad
+
+
+def test_the_train_step_of_a_config_is_traced_once():
+    config = make_tiny_config(accumulate=2)
+    config.data.class_names = tuple("0123456789")
+    mesh = make_mesh()
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(experiment.make_step(config), n=1)
+    step = jax.jit(counted, in_shardings=(replicated(mesh), split_batch(mesh)), out_shardings=(replicated(mesh),) * 2)
+    state = jax.device_put(train._new_state(config), replicated(mesh))
+    data = train._make_batches(config, experiment.make_source(config))
+    losses = set()
+    for _ in range(3):
+        state, metrics = step(state, to_devices(next(data), mesh))
+        losses.add(float(metrics["loss"]))
+    assert int(state.step) == len(losses) == 3
 
 
 @pytest.mark.parametrize("loss", ["x0", "kl"])
@@ -92,8 +129,8 @@ def test_a_bfloat16_body_trains_with_float32_parameters(tmp_path):
     config = make_tiny_config(sample_every=0)
     config.model.dtype = "bfloat16"
     train.main(config, tmp_path)
-    _, params = parameters(tmp_path, config)
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    state, _ = last_state(tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema_params))} == {np.dtype(np.float32)}
     assert np.isfinite(read_metrics(tmp_path)[-1]["loss"])
 
 

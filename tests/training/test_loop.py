@@ -1,0 +1,36 @@
+"""Asking a run to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from jax_ddpm.training.loop import stop_on_signals
+from tests.commands.conftest import ROOT
+
+TWO_SIGNALS = """
+import os, signal, sys
+from jax_ddpm.training.loop import stop_on_signals
+with stop_on_signals() as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("noted", stop.signal_number, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", flush=True)
+"""
+
+
+def test_a_signal_is_noted_and_the_handlers_come_back(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_signals() as stop:
+        assert stop.signal_number == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "SIGTERM: stopping after this step, then saving" in capsys.readouterr().out
+
+
+def test_a_second_signal_kills():
+    done = subprocess.run([sys.executable, "-c", TWO_SIGNALS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM
+    assert f"noted {int(signal.SIGTERM)}" in done.stdout
+    assert "still here" not in done.stdout
