@@ -82,6 +82,7 @@ def _first_or_restored_state(
 ) -> TrainState:
     if checkpoints.latest_step is None:
         # Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
+        print("compiling the initialisation ...", flush=True)
         quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
         return jax.jit(partial(_new_state, config), out_shardings=replicated(mesh), compiler_options=quickly)()
     like = abstract(jax.eval_shape(partial(_new_state, config)), replicated(mesh))
@@ -99,6 +100,7 @@ def _train(
     draw_samples: DrawSamples,
     stop: StopRequest,
 ) -> TrainState:
+    """Trains from `state` on, logging, saving and drawing as the config says."""
     train = config.train
     step = _compiled_step(config, mesh, state)
     with (

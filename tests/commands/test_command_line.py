@@ -32,7 +32,7 @@ MISTAKES = {
     "--config.diffusion.loss=esp": "Did you mean 'eps'?",
     "--config.diffusion.prediction=x": "unknown diffusion.prediction 'x': expected one of eps, x0",
     "--config.diffusion.variance=fixed": "Did you mean 'fixed_small'?",
-    "--config.model.channels=50": "50 channels do not split into groups=16",
+    "--config.model.channels=50": "50 channels do not split into groups=8",
     "--config.train.accumulate=3": "batch_size=128 does not divide over",
     "--config.sample.labels=(11,)": "expected labels in 0..9",
     "--mode=trian": "unknown mode 'trian': expected one of train, sample, demo, describe. Did you mean 'train'?",
