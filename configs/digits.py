@@ -25,15 +25,15 @@ def get_config() -> ConfigDict:
         class_conditional=True,
     )
     config.train.update(
-        steps=1000,
+        steps=800,
         batch_size=128,
         learning_rate=1e-3,
         warmup_steps=100,
         ema_decay=0.995,
         log_every=50,
-        checkpoint_every=250,
+        checkpoint_every=200,
         keep_every=0,
-        sample_every=250,
+        sample_every=200,
         sample_count=20,
     )
     config.sample.update(count=200, batch_size=200)
