@@ -2,7 +2,7 @@
 
     python run.py --config configs/digits.py
 
-Nothing to download. Hardware: any; on two CPU cores three to four minutes, grids of samples included. Result: a classifier that
+Nothing to download. Hardware: any; on two CPU cores about three minutes, grids of samples included. Result: a classifier that
 is right on 99.7 % of real digits it has not seen takes 99.5 % of 200 samples for the digit asked for (`make demo` measures it).
 """
 
