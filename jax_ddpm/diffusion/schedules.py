@@ -111,7 +111,7 @@ def at(table: ArrayLike, t: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _scaled(steps: int, beta_start: float, beta_end: float) -> tuple[float, float]:
-    """The ends of a β range given for T = 1000, for T = steps: ᾱ_T stays about the same."""
+    """The ends of a β range given for T = 1000, for T = steps: ᾱ_T stays about the same, as long as no β comes near 1."""
     if steps < 1:
         raise InvalidInput(f"steps={steps}: a chain has at least one step")
     if not 0 < beta_start <= beta_end < 1:
