@@ -8,9 +8,26 @@ from jax_ddpm.diffusion.gaussian import (
     q_posterior,
     q_sample,
 )
-from jax_ddpm.diffusion.likelihood import VLB, bits_per_dim, prior_kl, vlb_terms
-from jax_ddpm.diffusion.losses import Denoiser, eps_loss, kl_loss, x0_loss
-from jax_ddpm.diffusion.prediction import eps_from_x0, from_x0, p_mean_variance, static_clip, to_x0, x0_from_eps
+from jax_ddpm.diffusion.likelihood import VLB, RateDistortion, bits_per_dim, prior_kl, rate_distortion, vlb_terms
+from jax_ddpm.diffusion.losses import eps_loss, hybrid_loss, kl_loss, rescaled_kl_loss, v_loss, x0_loss
+from jax_ddpm.diffusion.ode import OdeLikelihood, ode_bits_per_dim, ode_log_likelihood
+from jax_ddpm.diffusion.prediction import (
+    Denoiser,
+    convert,
+    eps_from_x0,
+    from_x0,
+    mean_from_x0,
+    p_mean_variance,
+    score_from_x0,
+    static_clip,
+    to_x0,
+    v_from_x0,
+    x0_from_eps,
+    x0_from_mean,
+    x0_from_score,
+    x0_from_v,
+)
+from jax_ddpm.diffusion.respacing import respace, spaced_timesteps
 from jax_ddpm.diffusion.sampling import Sampler, ancestral, sample, sample_trajectory
 from jax_ddpm.diffusion.schedules import (
     NoiseSchedule,
@@ -21,6 +38,23 @@ from jax_ddpm.diffusion.schedules import (
     quadratic_schedule,
     schedule_from_betas,
     sigmoid_schedule,
+    zero_terminal_snr,
+)
+from jax_ddpm.diffusion.timesteps import (
+    TimestepSampler,
+    antithetic_timesteps,
+    second_moment_timesteps,
+    stratified_timesteps,
+    uniform_timesteps,
+)
+from jax_ddpm.diffusion.weightings import (
+    min_snr_weight,
+    p2_weight,
+    snr,
+    snr_weight,
+    truncated_snr_weight,
+    vlb_weight,
+    weighted,
 )
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.unet import UNet
@@ -33,33 +67,63 @@ __all__ = [
     "Gaussian",
     "InvalidInput",
     "NoiseSchedule",
+    "OdeLikelihood",
+    "RateDistortion",
     "Sampler",
+    "TimestepSampler",
     "UNet",
     "ancestral",
+    "antithetic_timesteps",
     "bits_per_dim",
     "constant_schedule",
+    "convert",
     "cosine_schedule",
     "discretized_log_likelihood",
     "eps_from_x0",
     "eps_loss",
     "from_x0",
     "gaussian_kl",
+    "hybrid_loss",
     "jsd_schedule",
     "kl_loss",
     "linear_schedule",
+    "mean_from_x0",
+    "min_snr_weight",
+    "ode_bits_per_dim",
+    "ode_log_likelihood",
+    "p2_weight",
     "p_mean_variance",
     "prior_kl",
     "q_mean_variance",
     "q_posterior",
     "q_sample",
     "quadratic_schedule",
+    "rate_distortion",
+    "rescaled_kl_loss",
+    "respace",
     "sample",
     "sample_trajectory",
     "schedule_from_betas",
+    "score_from_x0",
+    "second_moment_timesteps",
     "sigmoid_schedule",
+    "snr",
+    "snr_weight",
+    "spaced_timesteps",
     "static_clip",
+    "stratified_timesteps",
     "to_x0",
+    "truncated_snr_weight",
+    "uniform_timesteps",
+    "v_from_x0",
+    "v_loss",
     "vlb_terms",
+    "vlb_weight",
+    "weighted",
     "x0_from_eps",
+    "x0_from_mean",
+    "x0_from_score",
+    "x0_from_v",
     "x0_loss",
+    "zero_terminal_snr",
 ]

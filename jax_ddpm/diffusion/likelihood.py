@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jax_ddpm.diffusion.gaussian import Gaussian, gaussian_kl, q_mean_variance
-from jax_ddpm.diffusion.losses import Denoiser, kl_loss, sum_over_example
-from jax_ddpm.diffusion.prediction import Clip
+from jax_ddpm.diffusion.gaussian import Gaussian, gaussian_kl, q_mean_variance, q_sample
+from jax_ddpm.diffusion.losses import bound_term, mean_over_example, nats_to_bits_per_dim, sum_over_example
+from jax_ddpm.diffusion.prediction import Clip, Denoiser, network_output
 from jax_ddpm.diffusion.schedules import NoiseSchedule
+
+GREY_LEVELS = 255 / 2  # how many 8-bit levels a difference of 1 is, in data that lie in [-1, 1]
 
 
 class VLB(NamedTuple):
@@ -19,18 +20,32 @@ class VLB(NamedTuple):
 
     Attributes:
       prior: [B] L_T = KL(q(x_T | x_0) ‖ N(0, I)).
-      kl: [T, B] L_{t}, one Monte-Carlo draw each; row 0 is zero, for the decoder stands in its place.
+      kl: [T, B] L_t, one Monte-Carlo draw each; row 0 is zero, for the decoder stands in its place.
       decoder: [B] L_0 = -log p(x_0 | x_1), discretised.
+      x0_mse: [T, B] mean square error of the x_0 predicted from x_t; no part of the bound.
     """
 
     prior: jax.Array
     kl: jax.Array
     decoder: jax.Array
+    x0_mse: jax.Array
 
     @property
     def total(self) -> jax.Array:
         """[B] the bound."""
         return self.prior + self.kl.sum(axis=0) + self.decoder
+
+
+class RateDistortion(NamedTuple):
+    """What is paid for x_t and how far x_0 is then known, for t = 0 … T-1.
+
+    Attributes:
+      rate: [T] bits for each component that have been sent when x_t is known.
+      rmse: [T] root mean square error of the x_0 predicted from it, in grey levels of 0..255.
+    """
+
+    rate: jax.Array
+    rmse: jax.Array
 
 
 def prior_kl(schedule: NoiseSchedule, x0: jax.Array) -> jax.Array:
@@ -58,17 +73,33 @@ def vlb_terms(
       prediction, variance, clip: as in `p_mean_variance`.
     """
 
-    loss = partial(kl_loss, prediction=prediction, variance=variance, clip=clip)
-
     def term(_, t):
         eps = jax.random.normal(jax.random.fold_in(key, t), x0.shape, x0.dtype)
         batch_t = jnp.full(x0.shape[:1], t)
-        return None, loss(schedule, denoiser, x0, batch_t, eps)
+        xt = q_sample(schedule, x0, batch_t, eps)
+        output = network_output(schedule, denoiser, xt, batch_t)
+        nats, predicted_x0 = bound_term(schedule, output, x0, xt, batch_t, prediction=prediction, variance=variance, clip=clip)
+        return None, (nats, mean_over_example((x0 - predicted_x0) ** 2))
 
-    _, terms = jax.lax.scan(term, None, jnp.arange(schedule.steps))
-    return VLB(prior_kl(schedule, x0), terms.at[0].set(0.0), terms[0])
+    _, (terms, x0_mse) = jax.lax.scan(term, None, jnp.arange(schedule.steps))
+    return VLB(prior_kl(schedule, x0), terms.at[0].set(0.0), terms[0], x0_mse)
 
 
 def bits_per_dim(vlb: VLB, shape: Sequence[int]) -> jax.Array:
     """[B] the bound in bits for each of the components of an example of shape `shape`, [H, W, C]."""
-    return vlb.total / (math.prod(shape) * math.log(2.0))
+    return nats_to_bits_per_dim(vlb.total, math.prod(shape))
+
+
+def rate_distortion(vlb: VLB, shape: Sequence[int]) -> RateDistortion:
+    """How the bits of the bound buy x_0, step by step, in the mean over the batch.
+
+    rate_t = L_T + Σ_{s>t} L_s,  distortion_t = √E(x_0 - x_θ(x_t, t))²        (Ho et al. 2020, section 4.3 and table 4)
+
+    Args:
+      vlb: of data in [-1, 1].
+      shape: of an example, [H, W, C].
+    """
+    sent_from = jnp.cumsum(vlb.kl.mean(axis=1)[::-1])[::-1]  # with x_{t-1}: its own term and all before it
+    sent_after = jnp.append(sent_from[1:], 0.0)
+    rate = nats_to_bits_per_dim(vlb.prior.mean() + sent_after, math.prod(shape))
+    return RateDistortion(rate, jnp.sqrt(vlb.x0_mse.mean(axis=1)) * GREY_LEVELS)

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ddpm.diffusion.losses import Denoiser
-from jax_ddpm.diffusion.prediction import Clip, p_mean_variance, static_clip
+from jax_ddpm.diffusion.prediction import Clip, Denoiser, check_terminal_snr, network_output, p_mean_variance, static_clip
 from jax_ddpm.diffusion.schedules import NoiseSchedule
 from jax_ddpm.errors import InvalidInput
 
@@ -17,7 +16,7 @@ class Sampler(NamedTuple):
     """A way to run the chain.
 
     Attributes:
-      timesteps: [S] the t of each step, in the order in which they are taken.
+      timesteps: [S] the t of each step, a row of the schedule's tables, in the order in which they are taken.
       update: (denoiser, x_t [B, ...], t [B], key) -> x_{t-1} [B, ...].
     """
 
@@ -38,10 +37,14 @@ def ancestral(
 
     Args:
       prediction, variance, clip: as in `p_mean_variance`. The paper's code clips.
+    Raises:
+      InvalidInput: the schedule leaves nothing of x_0 in x_T and the prediction is "eps" or "score".
     """
+    check_terminal_snr(schedule, prediction)
 
     def update(denoiser: Denoiser, xt: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
-        p, _ = p_mean_variance(schedule, denoiser(xt, t), xt, t, prediction=prediction, variance=variance, clip=clip)
+        output = network_output(schedule, denoiser, xt, t)
+        p, _ = p_mean_variance(schedule, output, xt, t, prediction=prediction, variance=variance, clip=clip)
         noise = jax.random.normal(key, xt.shape, xt.dtype)
         deviation = jnp.where(t.reshape(t.shape + (1,) * (xt.ndim - 1)) > 0, jnp.exp(0.5 * p.log_variance), 0)
         return p.mean + deviation * noise
@@ -76,8 +79,8 @@ def sample_trajectory(
       InvalidInput: a step outside 0..S, or one named twice.
     """
     total = len(sampler.timesteps)
-    if len(set(at_steps)) < len(at_steps) or any(not 0 <= step <= total for step in at_steps):
-        raise InvalidInput(f"at_steps={tuple(at_steps)}: expected different numbers in 0..{total}")
+    if len(set(at_steps)) < len(at_steps) or any(step not in range(total + 1) for step in at_steps):
+        raise InvalidInput(f"at_steps={tuple(at_steps)}: expected different whole numbers in 0..{total}")
     kept = len(at_steps)
     slots = np.full(total + 1, kept)  # the place of each state in the result; `kept` is past its end: not written
     slots[list(at_steps)] = np.arange(kept)

@@ -5,6 +5,7 @@ their digits otherwise. `dtype=np.float64` keeps all of them, for references and
 """
 
 import dataclasses
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ class NoiseSchedule:
     """The tables of a forward process, each [T]; index 0 is the least noisy step, x_1 in the paper's numbering.
 
     Attributes:
+      timesteps: int32, the times that the network is told: 0 … T-1, or where a chain was shortened, those of the whole one.
       betas: β_t, the variance that step t adds.
       alphas: α_t = 1 - β_t.
       alphas_bar: ᾱ_t = Π_{s≤t} α_s.
@@ -37,6 +39,7 @@ class NoiseSchedule:
       upper_log_variance: log β_t, with the value of log β̃_1 at t = 0.
     """
 
+    timesteps: jax.Array
     betas: jax.Array
     alphas: jax.Array
     alphas_bar: jax.Array
@@ -61,39 +64,66 @@ def schedule_from_betas(betas: ArrayLike, dtype: DTypeLike = np.float32) -> Nois
     """The tables that follow from β_1 … β_T.
 
     Args:
-      betas: [T] with every value in (0, 1).
-      dtype: what the tables are stored in; the arithmetic is float64 whatever this is.
+      betas: [T] with every value between 0 and 1, both excluded; the last may be 1, which leaves nothing of x_0 (zero SNR).
+      dtype: what the tables are stored in, float32 or float64; the arithmetic is float64 whatever this is.
     Raises:
-      InvalidInput: betas is not a non-empty vector, or a value lies outside (0, 1).
+      InvalidInput: betas is not a non-empty vector, a value lies outside (0, 1), or the dtype has too few digits.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not betas.size:
         raise InvalidInput(f"betas has shape {betas.shape}: expected [T] with T ≥ 1")
-    if not np.all((betas > 0) & (betas < 1)):
-        raise InvalidInput(f"betas lie in [{betas.min():g}, {betas.max():g}]: each must lie between 0 and 1, both excluded")
-    alphas = 1 - betas
-    alphas_bar = np.cumprod(alphas)
-    alphas_bar_prev = np.append(1.0, alphas_bar[:-1])
-    posterior_variance = betas * (1 - alphas_bar_prev) / (1 - alphas_bar)
+    if not np.all((betas > 0) & (betas <= 1)) or np.any(betas[:-1] == 1):
+        raise InvalidInput(
+            f"betas lie in [{betas.min():g}, {betas.max():g}]: each must lie between 0 and 1, both excluded but for β_T = 1"
+        )
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise InvalidInput(f"dtype={np.dtype(dtype)}: a schedule keeps its digits in float32 or float64 alone")
+    tables = _marginal_tables(log_alphas_bar(betas)) | _step_tables(betas)
+    stored: dict[str, Any] = {name: table.astype(dtype) for name, table in tables.items()}
+    return NoiseSchedule(**stored, timesteps=cast(jax.Array, np.arange(betas.size, dtype=np.int32)))
+
+
+def log_alphas_bar(betas: ArrayLike) -> np.ndarray:
+    """[T] log ᾱ_t = Σ_{s≤t} log(1-β_s) in float64, with its digits kept however small β is; -∞ after β = 1."""
+    with np.errstate(divide="ignore"):
+        return np.cumsum(np.log1p(-np.asarray(betas, np.float64)))
+
+
+def _marginal_tables(log_signal: np.ndarray) -> dict[str, np.ndarray]:
+    """What q(x_t | x_0) needs, from log ᾱ_t."""
+    signal, noise = np.exp(log_signal), -np.expm1(log_signal)  # ᾱ and 1-ᾱ
+    with np.errstate(divide="ignore"):
+        return {
+            "alphas_bar": signal,
+            "sqrt_alphas_bar": np.sqrt(signal),
+            "sqrt_one_minus_alphas_bar": np.sqrt(noise),
+            "log_one_minus_alphas_bar": np.where(signal < 0.5, np.log1p(-signal), np.log(noise)),
+            "sqrt_recip_alphas_bar": np.sqrt(1 / signal),
+            "sqrt_recip_alphas_bar_minus_one": np.sqrt(noise / signal),
+        }
+
+
+MARGINALS = tuple(_marginal_tables(np.zeros(1)))  # the names of the tables that do not depend on the steps between
+
+
+def _step_tables(betas: np.ndarray) -> dict[str, np.ndarray]:
+    """What q(x_{t-1} | x_t, x_0) and p(x_{t-1} | x_t) need, from β_t."""
+    log_signal = log_alphas_bar(betas)
+    noise = -np.expm1(log_signal)
+    log_signal_prev, noise_prev = np.append(0.0, log_signal[:-1]), np.append(0.0, noise[:-1])
+    posterior_variance = betas * noise_prev / noise
     # The posterior at t = 0 is a point. Its log-variance takes the value of t = 1 (Ho et al., public code); a chain of one
     # step has no t = 1, so there it is log β.
     first = posterior_variance[1] if betas.size > 1 else betas[0]
-    tables = {
+    return {
         "betas": betas,
-        "alphas": alphas,
-        "alphas_bar": alphas_bar,
-        "sqrt_alphas_bar": np.sqrt(alphas_bar),
-        "sqrt_one_minus_alphas_bar": np.sqrt(1 - alphas_bar),
-        "log_one_minus_alphas_bar": np.log1p(-alphas_bar),
-        "sqrt_recip_alphas_bar": np.sqrt(1 / alphas_bar),
-        "sqrt_recip_alphas_bar_minus_one": np.sqrt((1 - alphas_bar) / alphas_bar),
-        "posterior_mean_x0": np.sqrt(alphas_bar_prev) * betas / (1 - alphas_bar),
-        "posterior_mean_xt": np.sqrt(alphas) * (1 - alphas_bar_prev) / (1 - alphas_bar),
+        "alphas": 1 - betas,
+        "posterior_mean_x0": np.exp(0.5 * log_signal_prev) * betas / noise,
+        "posterior_mean_xt": np.sqrt(1 - betas) * noise_prev / noise,
         "posterior_variance": posterior_variance,
         "posterior_log_variance": np.log(np.append(first, posterior_variance[1:])),
         "upper_log_variance": np.log(np.append(first, betas[1:])),
     }
-    return NoiseSchedule(**{name: table.astype(dtype) for name, table in tables.items()})
 
 
 def at(table: ArrayLike, t: jax.Array, like: jax.Array) -> jax.Array:
@@ -110,10 +140,14 @@ def at(table: ArrayLike, t: jax.Array, like: jax.Array) -> jax.Array:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
+def _check_steps(steps: int) -> None:
+    if not isinstance(steps, int | np.integer) or steps < 1:
+        raise InvalidInput(f"steps={steps}: expected a whole number, for a chain has at least one step")
+
+
 def _scaled(steps: int, beta_start: float, beta_end: float) -> tuple[float, float]:
     """The ends of a β range given for T = 1000, for T = steps: ᾱ_T stays about the same, as long as no β comes near 1."""
-    if steps < 1:
-        raise InvalidInput(f"steps={steps}: a chain has at least one step")
+    _check_steps(steps)
     if not 0 < beta_start <= beta_end < 1:
         raise InvalidInput(f"beta_start={beta_start}, beta_end={beta_end}: expected 0 < beta_start ≤ beta_end < 1")
     return beta_start * 1000 / steps, beta_end * 1000 / steps
@@ -153,14 +187,32 @@ def constant_schedule(steps: int, beta: float = 2e-2, *, dtype: DTypeLike = np.f
 
 def jsd_schedule(steps: int, *, dtype: DTypeLike = np.float32) -> NoiseSchedule:
     """β_t = 1/(T-t), 1/T … 1, at most .999 (Sohl-Dickstein et al. 2015, section 2.4.1): every step erases an equal share."""
-    if steps < 1:
-        raise InvalidInput(f"steps={steps}: a chain has at least one step")
+    _check_steps(steps)
     return _clipped(1 / np.linspace(steps, 1, steps), dtype)
 
 
 def cosine_schedule(steps: int, offset: float = 0.008, *, dtype: DTypeLike = np.float32) -> NoiseSchedule:
     """ᾱ_t ∝ cos²((t/T + s)/(1 + s)·π/2), β_t at most .999 (Nichol & Dhariwal 2021, eq. 17). `offset` is s."""
-    if steps < 1:
-        raise InvalidInput(f"steps={steps}: a chain has at least one step")
+    _check_steps(steps)
+    if offset < 0:
+        raise InvalidInput(f"offset={offset}: expected 0 or more, such as .008")
     alphas_bar = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2) ** 2
     return _clipped(1 - alphas_bar[1:] / alphas_bar[:-1], dtype)
+
+
+def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The schedule with √ᾱ_t shifted and stretched so that nothing of x_0 is left in x_T, and x_1 stays as it is.
+
+    √ᾱ'_t = (√ᾱ_t - √ᾱ_T) √ᾱ_1 / (√ᾱ_1 - √ᾱ_T)        (Lin et al. 2023, algorithm 1)
+
+    At the last step the noise no longer says what x_0 was, so the network has to predict "v", "x0" or "mean".
+
+    Raises:
+      InvalidInput: a chain of one step, which would keep nothing at all.
+    """
+    if schedule.steps < 2:
+        raise InvalidInput("zero_terminal_snr: a chain of one step has its only step at the end; expected 2 or more")
+    roots = np.exp(0.5 * log_alphas_bar(schedule.betas))
+    alphas_bar = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    betas = np.append(schedule.betas[0], 1 - alphas_bar[1:] / alphas_bar[:-1])
+    return dataclasses.replace(schedule_from_betas(betas, schedule.betas.dtype), timesteps=schedule.timesteps)
