@@ -43,31 +43,48 @@ def conv3x3(
 
 
 class ResBlock(nn.Module):
-    """Two convolutions and a skip; the embedding is added between them.
+    """Two convolutions and a skip. Between them the embedding is added to h, or scales and shifts its normalisation:
+
+    norm(h + shift)                   (Ho et al. 2020)
+    norm(h)·(1 + scale) + shift       (Nichol & Dhariwal 2021; "adaptive group normalization" in Dhariwal & Nichol 2021)
+
+    where shift, or [scale, shift], is a projection of the embedding.
 
     Attributes:
       features: channels out. Where they differ from those in, the skip is a 1×1 convolution.
       groups: of the normalisation; divides the channels in and out.
       dropout: the share of values dropped before the second convolution, in training.
+      scale_shift: the second of the two ways; the projection of the embedding is then twice as wide.
     """
 
     features: int
     groups: int
     dropout: float
     dtype: DTypeLike
+    scale_shift: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         """x [B, H, W, C], embedding [B, E] -> [B, H, W, features]."""
         h = nn.silu(group_norm(self.groups, self.dtype, "norm1")(x))
         h = conv3x3(self.features, self.dtype, "conv1")(h)
-        shift = nn.Dense(self.features, kernel_init=init_weight, dtype=self.dtype, name="embedding")(nn.silu(embedding))
-        h = nn.silu(group_norm(self.groups, self.dtype, "norm2")(h + shift[:, None, None, :]))
+        h = nn.silu(self._condition(h, nn.silu(embedding)))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv3x3(self.features, self.dtype, "conv2", kernel_init=init_near_zero)(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, kernel_init=init_weight, dtype=self.dtype, name="skip")(x)
         return x + h
+
+    def _condition(self, h: jax.Array, embedding: jax.Array) -> jax.Array:
+        """h normalised, and told of the embedding."""
+        width = (1 + self.scale_shift) * self.features
+        project = nn.Dense(width, kernel_init=init_weight, dtype=self.dtype, name="embedding")
+        projected = project(embedding)[:, None, None, :]
+        norm = group_norm(self.groups, self.dtype, "norm2")
+        if not self.scale_shift:
+            return norm(h + projected)
+        scale, shift = jnp.split(projected, 2, axis=-1)
+        return norm(h) * (1 + scale) + shift
 
 
 class AttentionBlock(nn.Module):

@@ -36,6 +36,7 @@ class UNet(nn.Module):
       heads: of the attention.
       dropout: the share of values dropped in each block, in training.
       groups: of the group normalisation.
+      scale_shift: whether the embedding scales and shifts the normalisation in each block, rather than being added before it.
       num_classes: 0, or how many labels there are; then an embedding of the label is added to that of t.
       dtype: what the body computes in, float32 or bfloat16. Parameters, statistics, softmax and output are float32.
     """
@@ -48,6 +49,7 @@ class UNet(nn.Module):
     heads: int = 1
     dropout: float = 0.1
     groups: int = 32
+    scale_shift: bool = False
     num_classes: int = 0
     dtype: DTypeLike = jnp.float32
 
@@ -102,7 +104,8 @@ class UNet(nn.Module):
         return h
 
     def _res_block(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
-        block = ResBlock(multiplier * self.channels, self.groups, self.dropout, self.dtype, name=name)
+        features = multiplier * self.channels
+        block = ResBlock(features, self.groups, self.dropout, self.dtype, self.scale_shift, name=name)
         return block(x, embedding, train)
 
     def _block(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:

@@ -1,8 +1,10 @@
 """Every source against what was put into it: real digits, folders made here, prepared TensorFlow data sets made here."""
 
+import gzip
 import io
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import jax_ddpm
+from jax_ddpm.data import sources
 from jax_ddpm.data.sources import IMAGE_SUFFIXES, load_source, read_image
 from jax_ddpm.errors import InvalidInput
 
@@ -61,6 +64,107 @@ def test_digits_have_no_other_split():
         InvalidInput, match=r"unknown split of digits 'tets': expected one of train, test, all\. Did you mean 'test'\?"
     ):
         load_source("digits", "tets")
+
+
+# Fashion-MNIST: its four files, of a few images, written here.
+
+CLOTHES = {
+    "train": (noise(12, 28, 28), np.arange(12, dtype=np.uint8) % 10),
+    "t10k": (noise(5, 28, 28), np.arange(5, 10, dtype=np.uint8)),
+}
+
+
+def idx(values: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+def clothes(folder: Path, suffix: str = "") -> Path:
+    """Writes the four files."""
+    for begin, (images, labels) in CLOTHES.items():
+        for name, values in ((f"{begin}-images-idx3-ubyte", images), (f"{begin}-labels-idx1-ubyte", labels)):
+            (folder / f"{name}{suffix}").write_bytes(gzip.compress(idx(values)) if suffix else idx(values))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"], ids=["unpacked", "gzipped"])
+@pytest.mark.parametrize(("split", "begin"), [("train", "train"), ("test", "t10k")])
+def test_fashion_mnist_is_its_files_with_two_black_pixels_all_round(tmp_path, suffix, split, begin):
+    source = load_source("fashion_mnist", split, str(clothes(tmp_path, suffix)))
+    images, labels = everything(source)
+    expected, expected_labels = CLOTHES[begin]
+    assert (source.name, len(source), labels) == ("fashion_mnist", len(expected), expected_labels.tolist())
+    assert {type(label) for label in labels} == {int}
+    assert len(source.class_names) == 10
+    assert [source.class_names[label] for label in (0, 9)] == ["T-shirt/top", "Ankle boot"]
+    assert {(image.shape, image.dtype.name) for image in images} == {((32, 32, 1), "uint8")}
+    inside = np.stack(images)[:, 2:-2, 2:-2, 0]
+    np.testing.assert_array_equal(inside, expected)
+    assert np.sum(images) == np.sum(expected)  # so the rest is 0
+
+
+def test_fashion_mnist_is_looked_for_where_debian_puts_it_unless_a_folder_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "FASHION_MNIST", clothes(tmp_path, ".gz"))
+    assert len(load_source("fashion_mnist", "train")) == 12
+    with pytest.raises(InvalidInput, match=r"'fashion_mnist' is not prepared in .*elsewhere"):
+        load_source("fashion_mnist", "train", str(tmp_path / "elsewhere"))
+
+
+def test_fashion_mnist_that_is_nowhere_is_told_with_both_ways_to_get_it(tmp_path):
+    with pytest.raises(InvalidInput) as error:
+        load_source("fashion_mnist", "train", str(tmp_path))
+    message = str(error.value)
+    assert "data set 'fashion_mnist' is not prepared in" in message
+    assert "download_and_prepare()" in message
+    assert "\n  apt-get install dataset-fashion-mnist\n" in message
+
+
+def test_fashion_mnist_has_no_other_split(tmp_path):
+    message = r"unknown split of fashion_mnist 'tests': expected one of train, test\. Did you mean 'test'\?"
+    with pytest.raises(InvalidInput, match=message):
+        load_source("fashion_mnist", "tests", str(clothes(tmp_path)))
+
+
+IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (LABEL_FILE, None, rf"no {LABEL_FILE} or {LABEL_FILE}\.gz in .*, where other files of fashion_mnist are"),
+        (
+            IMAGE_FILE,
+            idx(noise(12)),
+            rf"{IMAGE_FILE} begins with the bytes 00 00 08 01: .* 3 dimensions begins with 00 00 08 03",
+        ),
+        (LABEL_FILE, b"a text", rf"{LABEL_FILE} begins with the bytes 61 20 74 65: "),
+        (LABEL_FILE, b"", rf"{LABEL_FILE} begins with the bytes : "),
+        (IMAGE_FILE, idx(CLOTHES["train"][0])[:-1], "is cut short or damaged: it holds 9,423 bytes, by its own count 9,424"),
+        (IMAGE_FILE, idx(CLOTHES["train"][0]) + b"0", "it holds 9,425 bytes, by its own count 9,424"),
+        (IMAGE_FILE, idx(CLOTHES["train"][0])[:9], r"is cut short or damaged: it holds 9 bytes"),
+        (IMAGE_FILE, idx(CLOTHES["train"][0])[:4], r"is cut short or damaged: it holds 4 bytes"),
+        (IMAGE_FILE, idx(noise(12, 28, 27)), "holds images of 28×27: those of fashion_mnist are 28×28"),
+        (LABEL_FILE, idx(noise(11) % 10), rf"{IMAGE_FILE} holds 12 images, .*{LABEL_FILE} 11 labels: expected as many"),
+        (LABEL_FILE, idx(np.arange(12, dtype=np.uint8)), "holds a label 11: those of fashion_mnist are 0..9"),
+    ],
+)
+def test_file_of_fashion_mnist_that_is_missing_or_damaged_is_told(tmp_path, file, content, message):
+    clothes(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(InvalidInput, match=message):
+        load_source("fashion_mnist", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "not gzip", "changed"])
+def test_gzipped_file_that_cannot_be_unpacked_is_named(tmp_path, damage):
+    path = clothes(tmp_path, ".gz") / f"{IMAGE_FILE}.gz"
+    whole = path.read_bytes()
+    changed = whole[:200] + bytes(100) + whole[300:]
+    path.write_bytes({"cut off": whole[: len(whole) // 2], "not gzip": gzip.decompress(whole), "changed": changed}[damage])
+    with pytest.raises(InvalidInput, match=rf"{IMAGE_FILE}\.gz cannot be read: "):
+        load_source("fashion_mnist", "train", str(tmp_path))
 
 
 # Folders.
@@ -201,19 +305,23 @@ SIZES = {"train": 20, "test": 6}
 IMAGES = {split: noise(size, 32, 32, 3, seed=size) for split, size in SIZES.items()}
 
 
+DOWNSAMPLED = noise(3, 64, 64, 3)
+
+
 def png(image: np.ndarray) -> io.BytesIO:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return io.BytesIO(file.getvalue())
 
 
-def prepare(directory, data_set: str, features, examples):
+def prepare(directory, data_set: str, features, examples, version: str = "3.0.2", config: str | None = None):
     """Writes a data set as `tfds build DATA_SET --file_format=array_record` does; `examples` is {split: list of examples}."""
     import tensorflow_datasets as tfds
 
     class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = data_set
-        VERSION = tfds.core.Version("3.0.2")
+        VERSION = tfds.core.Version(version)
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
 
         def _info(self):
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -239,6 +347,12 @@ def prepared(tmp_path_factory):
         for split, size in SIZES.items()
     }
     prepare(directory, "cifar10", {"id": text, "image": image, "label": label}, rows)
+    clothing = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+    pictures = [{"image": png(image), "label": label} for image, label in zip(*CLOTHES["train"], strict=True)]
+    prepare(directory, "fashion_mnist", clothing, {"train": pictures}, version="3.0.1")
+    pictures = [{"image": png(each)} for each in DOWNSAMPLED]
+    jpeg = tfds.features.Image(encoding_format="jpeg")  # as the catalogue says; the files are PNGs for all that
+    prepare(directory, "downsampled_imagenet", {"image": jpeg}, {"validation": pictures}, version="2.0.0", config="64x64")
     prepare(directory, "unlabelled", {"image": image}, {"train": [{"image": png(each)} for each in IMAGES["test"]]})
     prepare(directory, "words", {"text": text, "length": text}, {"train": [{"text": "a", "length": "1"}]})
     return directory
@@ -271,6 +385,22 @@ def test_split_language_takes_a_part(prepared, split, numbers):
 
 def test_splits_can_be_joined(prepared):
     assert len(load_source("cifar10", "train+test", str(prepared))) == 26
+
+
+def test_prepared_fashion_mnist_gives_what_its_files_give(prepared, tmp_path):
+    from_files, as_prepared = (
+        everything(load_source("fashion_mnist", "train", str(directory))) for directory in (clothes(tmp_path), prepared)
+    )
+    found = {image.tobytes(): label for image, label in zip(*as_prepared, strict=True)}
+    assert found == {image.tobytes(): label for image, label in zip(*from_files, strict=True)}
+    assert {image.shape for image in as_prepared[0]} == {(32, 32, 1)}
+
+
+def test_set_of_several_configurations_is_read_by_name_and_configuration(prepared):
+    source = load_source("downsampled_imagenet/64x64", "validation", str(prepared))
+    images, labels = everything(source)
+    assert (source.class_names, labels) == ((), [0] * 3)
+    assert {image.tobytes() for image in images} == {image.tobytes() for image in DOWNSAMPLED}
 
 
 def test_set_without_labels_has_no_classes(prepared):

@@ -44,6 +44,11 @@ def random_parameters(shapes, seed: int = 0):
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
+def norm_of(params, x):
+    """The block's own normalisation, of 4 groups."""
+    return group_norm(4, F32, "n").apply({"params": params}, x)
+
+
 def mode(module: nn.Module) -> dict[str, bool]:
     return {"train": False} if isinstance(module, ResBlock) else {}
 
@@ -85,10 +90,15 @@ def conv(p, x, stride=1):
     return out
 
 
-def res_block(p, x, embedding, groups):
+def res_block(p, x, embedding, groups, scale_shift=False):
     h = conv(p["conv1"], silu(norm(p["norm1"], x, groups)))
-    h = h + dense(p["embedding"], silu(embedding))[:, None, None]
-    h = conv(p["conv2"], silu(norm(p["norm2"], h, groups)))
+    told = dense(p["embedding"], silu(embedding))[:, None, None]
+    if scale_shift:
+        width = h.shape[-1]
+        h = norm(p["norm2"], h, groups) * (1 + told[..., :width]) + told[..., width:]
+    else:
+        h = norm(p["norm2"], h + told, groups)
+    h = conv(p["conv2"], silu(h))
     return (dense(p["skip"], x) if "skip" in p else x) + h
 
 
@@ -125,6 +135,13 @@ MODULES = (
     ("conv_of_stride_2", conv3x3(5, F32, "c", stride=2), (X,), lambda p, x: conv(p, x, 2), (2, 3, 2, 5)),
     ("res_block", ResBlock(8, 2, 0.5, F32), (X, EMBEDDING), lambda p, x, e: res_block(p, x, e, 2), X.shape),
     ("res_block_wider", ResBlock(12, 4, 0.5, F32), (X, EMBEDDING), lambda p, x, e: res_block(p, x, e, 4), (2, 6, 4, 12)),
+    (
+        "res_block_of_scale_and_shift",
+        ResBlock(12, 4, 0.5, F32, scale_shift=True),
+        (X, EMBEDDING),
+        lambda p, x, e: res_block(p, x, e, 4, scale_shift=True),
+        (2, 6, 4, 12),
+    ),
     ("attention", AttentionBlock(1, 2, F32), (X,), lambda p, x: attention_block(p, x, 1, 2), X.shape),
     ("attention_of_4_heads", AttentionBlock(4, 2, F32), (X,), lambda p, x: attention_block(p, x, 4, 2), X.shape),
     ("downsample", Downsample(F32), (X,), downsample, (2, 3, 2, 8)),
@@ -200,8 +217,12 @@ def test_initial_weights_are_uniform_of_the_stated_variance(initializer, scale, 
 
 @pytest.mark.parametrize(
     ("block", "inputs"),
-    [(ResBlock(8, 4, 0.1, F32), (X, EMBEDDING)), (AttentionBlock(2, 4, F32), (X,))],
-    ids=["res block", "attention"],
+    [
+        (ResBlock(8, 4, 0.1, F32), (X, EMBEDDING)),
+        (ResBlock(8, 4, 0.1, F32, scale_shift=True), (X, EMBEDDING)),
+        (AttentionBlock(2, 4, F32), (X,)),
+    ],
+    ids=["res block", "scale and shift", "attention"],
 )
 def test_a_block_starts_as_its_skip(block, inputs):
     out, _ = jax.jit(partial(block.init_with_output, **mode(block)))(jax.random.key(0), *inputs)
@@ -210,8 +231,27 @@ def test_a_block_starts_as_its_skip(block, inputs):
     assert not np.array_equal(out, X)
 
 
-def test_dropout_falls_between_silu_and_the_second_convolution():
-    block, rate = ResBlock(8, 4, 0.25, F32), 0.25
+def test_scale_comes_before_shift_and_a_scale_of_zero_keeps_the_norm():
+    block = ResBlock(8, 4, 0.0, F32, scale_shift=True)
+    params = parameters_of(block, X, EMBEDDING)
+    params["embedding"]["kernel"] = jnp.zeros((12, 16))  # so that its bias alone is the projection
+    params["conv2"]["kernel"] = jnp.zeros((3, 3, 8, 8)).at[1, 1].set(jnp.eye(8))  # so that what goes in comes out, with a bias
+
+    def normalised(scale, shift):
+        told = {"embedding": params["embedding"] | {"bias": jnp.repeat(jnp.array([scale, shift]), 8)}}
+        return block.apply({"params": params | told}, X, EMBEDDING, False) - X - params["conv2"]["bias"]
+
+    h = conv3x3(8, F32, "c").apply({"params": params["conv1"]}, nn.silu(norm_of(params["norm1"], X)))
+    plain = norm_of(params["norm2"], h)
+    # Roundings of numbers below 16.
+    np.testing.assert_allclose(normalised(0.0, 0.0), nn.silu(plain), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(normalised(-1.0, 0.5), jnp.full(X.shape, nn.silu(0.5)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(normalised(1.0, 0.5), nn.silu(2 * plain + 0.5), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale_shift", [False, True], ids=["shift", "scale and shift"])
+def test_dropout_falls_between_silu_and_the_second_convolution(scale_shift):
+    block, rate = ResBlock(8, 4, 0.25, F32, scale_shift), 0.25
     x, embedding = normals(3, 4, 16, 16, 8), normals(4, 4, 12)
     params = parameters_of(block, x, embedding)
     params["conv2"]["kernel"] = jnp.zeros((3, 3, 8, 8)).at[1, 1].set(jnp.eye(8))  # so that what goes in comes out, with a bias

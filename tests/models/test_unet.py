@@ -34,6 +34,8 @@ TINY = {"channels": 8, "groups": 4, "attention_resolutions": (4,), "dropout": 0.
 PLAIN = UNet(**TINY, multipliers=(1, 2, 2), blocks=1)
 LABELLED = UNet(**TINY, multipliers=(1, 2), blocks=2, num_classes=5, out_channels=2, heads=2)
 
+SCALED = UNet(**TINY, multipliers=(1, 2), blocks=1, out_channels=6, scale_shift=True)
+
 
 def inputs(net: UNet, batch: int = 3, seed: int = 0):
     """x of 8×4 pixels, t, and the labels where the network takes them."""
@@ -60,8 +62,11 @@ def reference(net: UNet, p, x, t, labels=None):
     if labels is not None:
         embedding = embedding + p["label"]["embedding"][labels]
 
+    def resnet(x, name):
+        return res_block(p[f"{name}_resnet"], x, embedding, net.groups, net.scale_shift)
+
     def block(x, name):
-        x = res_block(p[f"{name}_resnet"], x, embedding, net.groups)
+        x = resnet(x, name)
         return attention_block(p[f"{name}_attention"], x, net.heads, net.groups) if f"{name}_attention" in p else x
 
     x = conv(p["conv_in"], x)
@@ -73,9 +78,9 @@ def reference(net: UNet, p, x, t, labels=None):
         if level != levels[-1]:
             x = downsample(p[f"down_{level}_downsample"], x)
             skips.append(x)
-    x = res_block(p["mid_0_resnet"], x, embedding, net.groups)
+    x = resnet(x, "mid_0")
     x = attention_block(p["mid_attention"], x, net.heads, net.groups)
-    x = res_block(p["mid_1_resnet"], x, embedding, net.groups)
+    x = resnet(x, "mid_1")
     for level in reversed(levels):
         for number in range(net.blocks + 1):
             x = block(np.concatenate([x, skips.pop()], axis=-1), f"up_{level}_{number}")
@@ -95,8 +100,9 @@ def assert_agrees_with_the_reference(net, apply):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1.5e-5)
 
 
-def test_float32_agrees_with_the_float64_reference():
-    assert_agrees_with_the_reference(PLAIN, partial(run, PLAIN))
+@pytest.mark.parametrize("net", [PLAIN, SCALED], ids=["plain", "scale and shift"])
+def test_float32_agrees_with_the_float64_reference(net):
+    assert_agrees_with_the_reference(net, partial(run, net))
 
 
 class WithLabels(chex.TestCase):
@@ -106,10 +112,18 @@ class WithLabels(chex.TestCase):
         assert_agrees_with_the_reference(LABELLED, apply)
 
 
+IMPROVED = {"blocks": 3, "attention_resolutions": (16, 8), "heads": 4, "out_channels": 6, "scale_shift": True}
+
+
 @pytest.mark.parametrize(
     ("settings", "size", "count"),
-    [({}, 32, 35_746_307), ({"multipliers": (1, 1, 2, 2, 4, 4)}, 256, 113_673_219)],
-    ids=["CIFAR-10", "256 pixels"],
+    [
+        ({}, 32, 35_746_307),
+        ({"multipliers": (1, 1, 2, 2, 4, 4)}, 256, 113_673_219),
+        (IMPROVED, 32, 52_546_438),
+        (IMPROVED | {"multipliers": (1, 2, 3, 4)}, 64, 121_063_942),
+    ],
+    ids=["CIFAR-10", "256 pixels", "improved CIFAR-10", "improved ImageNet 64"],
 )
 def test_parameter_count_is_that_of_the_paper(settings, size, count):
     params = shapes(UNet(**settings), jnp.zeros((1, size, size, 3)), jnp.zeros(1, int))
@@ -121,6 +135,21 @@ def test_labels_add_an_embedding_of_four_times_the_channels_and_nothing_else():
     labelled = shapes(PLAIN.clone(num_classes=5), *inputs(PLAIN), np.zeros(3, int))
     assert labelled.pop("label")["embedding"].shape == (5, 4 * PLAIN.channels)
     assert labelled == plain
+
+
+def test_scale_and_shift_double_the_projections_of_the_embedding_and_nothing_else():
+    plain, scaled = shapes(PLAIN, *inputs(PLAIN)), shapes(PLAIN.clone(scale_shift=True), *inputs(PLAIN))
+    doubled = 0
+
+    def expect(path, leaf):
+        nonlocal doubled
+        if path[-2].key != "embedding":
+            return leaf
+        doubled += 1
+        return jax.ShapeDtypeStruct((*leaf.shape[:-1], 2 * leaf.shape[-1]), leaf.dtype)
+
+    assert scaled == jax.tree_util.tree_map_with_path(expect, plain)
+    assert doubled == 2 * sum(name.endswith("_resnet") for name in plain)  # a kernel and a bias each
 
 
 @pytest.mark.parametrize(
@@ -155,17 +184,20 @@ def test_initial_parameters_are_as_in_the_public_code_and_the_output_starts_near
             np.testing.assert_array_equal(values, 1.0 if kind == "scale" else 0.0)
 
 
-def test_gradients_reach_every_parameter():
-    params, arrays = parameters(LABELLED), inputs(LABELLED)
-    loss = lambda p: (LABELLED.apply({"params": p}, *arrays) ** 2).mean()  # noqa: E731
+@pytest.mark.parametrize("net", [LABELLED, SCALED], ids=["labelled", "scale and shift"])
+def test_gradients_reach_every_parameter(net):
+    params, arrays = parameters(net), inputs(net)
+    loss = lambda p: (net.apply({"params": p}, *arrays) ** 2).mean()  # noqa: E731
     gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
     chex.assert_tree_all_finite(gradients)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         if [part.key for part in path[-2:]] == ["key", "bias"]:
             # It shifts all logits of a query alike, and softmax does not see that: zero but for rounding.
             assert np.abs(gradient).max() < 1e-6
-        else:
-            assert np.abs(gradient).max() > 1e-5, jax.tree_util.keystr(path)
+            continue
+        halves = net.scale_shift and path[-2].key == "embedding"  # of the scale and of the shift
+        for part in np.split(np.asarray(gradient), 1 + halves, axis=-1):
+            assert np.abs(part).max() > 1e-5, jax.tree_util.keystr(path)
 
 
 def test_each_row_of_a_batch_is_on_its_own():
