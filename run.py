@@ -14,6 +14,7 @@ from jax_ddpm.runtime import configure
 MODES = {
     "train": "train a network, or go on with a run that stopped",
     "sample": "draw images from a trained run",
+    "evaluate": "say how likely a trained run finds images it has not seen, in bits/dim",
     "demo": "train configs/digits.py, draw digits and have a classifier judge them",
     "describe": "print the network, the schedule and the data, and train nothing",
 }

@@ -34,9 +34,12 @@ def default_config() -> ConfigDict:
     diffusion.steps = 1000  # T
     diffusion.beta_start = 1e-4  # for T = 1000; scaled by 1000/T
     diffusion.beta_end = 0.02
-    diffusion.prediction = "eps"  # what the network says: eps, x0
-    diffusion.variance = "fixed_large"  # of p(x_{t-1} | x_t): fixed_small, fixed_large
-    diffusion.loss = "eps"  # eps (L_simple), x0, kl (the variational bound)
+    diffusion.zero_terminal_snr = False  # leave nothing of x_0 in x_T; the network must then predict x0, v or mean
+    diffusion.prediction = "eps"  # what the network says: eps, x0, v, mean (of p(x_{t-1} | x_t)), score
+    diffusion.variance = "fixed_large"  # of p(x_{t-1} | x_t): fixed_small, fixed_large, learned, learned_range
+    diffusion.loss = "eps"  # eps (L_simple), x0, v, kl (a term of the bound), rescaled_kl (T times it), hybrid
+    diffusion.weighting = "uniform"  # of the losses eps, x0 and v: uniform, snr, truncated_snr, min_snr, p2, vlb
+    diffusion.timesteps = "uniform"  # how t is drawn: uniform, stratified, antithetic, second_moment (by importance)
 
     config.model = model = ConfigDict()
     model.channels = 128
@@ -46,6 +49,7 @@ def default_config() -> ConfigDict:
     model.heads = 1
     model.dropout = 0.1
     model.groups = 32
+    model.scale_shift = False  # the embedding scales and shifts what is normalised, instead of being added before
     model.class_conditional = False
     model.dtype = "float32"  # of the body: float32, bfloat16
 
@@ -74,6 +78,17 @@ def default_config() -> ConfigDict:
     sample.seed = 0
     sample.labels = ()  # taken in turn, where the network is class-conditional; () takes every class
     sample.clip = True  # hold x_0 within [-1, 1] at every step
+    sample.respacing = ""  # some of the steps: uniform50, quad50, ddim50, or 10,15,20 of as many parts; "": every one
+
+    config.eval = evaluation = ConfigDict()
+    evaluation.metrics = ("bits_per_dim",)  # bits_per_dim (the variational bound), ode_bits_per_dim (the probability flow)
+    evaluation.split = "test"  # of the data
+    evaluation.count = 0  # how many of its images, from the first on; 0 takes all
+    evaluation.batch_size = 64
+    evaluation.seed = 0
+    evaluation.clip = True  # hold x_0 within [-1, 1] at every step of the bound
+    evaluation.respacing = ""  # as in sample
+    evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 
     config.runtime = runtime = ConfigDict()
     runtime.cpu_devices = 0  # XLA devices to split a CPU into; 0: one a core, as far as they divide the batch

@@ -11,8 +11,11 @@ import optax
 from ml_collections import ConfigDict
 
 from jax_ddpm.data.sources import Source, load_source
-from jax_ddpm.diffusion.losses import Denoiser, Loss, eps_loss, kl_loss, x0_loss
-from jax_ddpm.diffusion.prediction import PREDICTIONS, VARIANCES, static_clip
+from jax_ddpm.diffusion.likelihood import VLB, vlb_terms
+from jax_ddpm.diffusion.losses import Loss, check_hybrid, eps_loss, hybrid_loss, kl_loss, rescaled_kl_loss, v_loss, x0_loss
+from jax_ddpm.diffusion.ode import ode_bits_per_dim
+from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, Clip, Denoiser, static_clip
+from jax_ddpm.diffusion.respacing import respace
 from jax_ddpm.diffusion.sampling import Sampler, ancestral
 from jax_ddpm.diffusion.schedules import (
     NoiseSchedule,
@@ -22,11 +25,28 @@ from jax_ddpm.diffusion.schedules import (
     linear_schedule,
     quadratic_schedule,
     sigmoid_schedule,
+    zero_terminal_snr,
+)
+from jax_ddpm.diffusion.timesteps import (
+    TimestepSampler,
+    antithetic_timesteps,
+    second_moment_timesteps,
+    stratified_timesteps,
+    uniform_timesteps,
+)
+from jax_ddpm.diffusion.weightings import (
+    Weighting,
+    min_snr_weight,
+    p2_weight,
+    snr_weight,
+    truncated_snr_weight,
+    vlb_weight,
+    weighted,
 )
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.models.unet import UNet
 from jax_ddpm.training.state import Params
-from jax_ddpm.training.step import Batch, LossFn, Prepare, TrainStep, make_train_step
+from jax_ddpm.training.step import Batch, LossFn, Prepare, Prepared, TrainStep, make_train_step
 
 
 def _per_component(loss: Loss) -> Loss:
@@ -49,20 +69,43 @@ SCHEDULES: dict[str, Callable[[ConfigDict], NoiseSchedule]] = {
 LOSSES: dict[str, Callable[[ConfigDict], Loss]] = {
     "eps": lambda c: partial(eps_loss, prediction=c.prediction),
     "x0": lambda c: partial(x0_loss, prediction=c.prediction),
+    "v": lambda c: partial(v_loss, prediction=c.prediction),
     "kl": lambda c: _per_component(partial(kl_loss, prediction=c.prediction, variance=c.variance)),
+    "rescaled_kl": lambda c: _per_component(partial(rescaled_kl_loss, prediction=c.prediction, variance=c.variance)),
+    "hybrid": lambda c: partial(hybrid_loss, prediction=c.prediction, variance=c.variance),
+}
+SQUARE_ERRORS = ("eps", "x0", "v")  # the losses that can be weighted, and that say nothing of the variance
+WEIGHTINGS: dict[str, Callable[[ConfigDict], Weighting]] = {
+    "snr": lambda c: snr_weight,
+    "truncated_snr": lambda c: truncated_snr_weight,
+    "min_snr": lambda c: min_snr_weight,
+    "p2": lambda c: p2_weight,
+    "vlb": lambda c: partial(vlb_weight, variance=c.variance),
+}
+TIMESTEPS: dict[str, Callable[[int], TimestepSampler]] = {
+    "uniform": uniform_timesteps,
+    "stratified": stratified_timesteps,
+    "antithetic": antithetic_timesteps,
+    "second_moment": second_moment_timesteps,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def make_schedule(config: ConfigDict) -> NoiseSchedule:
-    """The noise schedule."""
-    return choose("diffusion.schedule", config.diffusion.schedule, SCHEDULES)(config.diffusion)
+    """The noise schedule that is trained on."""
+    schedule = choose("diffusion.schedule", config.diffusion.schedule, SCHEDULES)(config.diffusion)
+    return zero_terminal_snr(schedule) if config.diffusion.zero_terminal_snr else schedule
+
+
+def make_short_schedule(config: ConfigDict, respacing: str) -> NoiseSchedule:
+    """The steps of it that `respacing` names; all of them where it is empty."""
+    return respace(make_schedule(config), respacing) if respacing else make_schedule(config)
 
 
 def make_network(config: ConfigDict) -> UNet:
     """The U-Net."""
     return UNet(
-        out_channels=config.data.channels,
+        out_channels=config.data.channels * (2 if config.diffusion.variance in LEARNED_VARIANCES else 1),
         channels=config.model.channels,
         multipliers=tuple(config.model.multipliers),
         blocks=config.model.blocks,
@@ -70,6 +113,7 @@ def make_network(config: ConfigDict) -> UNet:
         heads=config.model.heads,
         dropout=config.model.dropout,
         groups=config.model.groups,
+        scale_shift=config.model.scale_shift,
         num_classes=num_classes(config),
         dtype=choose("model.dtype", config.model.dtype, DTYPES),
     )
@@ -122,31 +166,69 @@ def make_source(config: ConfigDict) -> Source:
 
 def make_sampler(config: ConfigDict) -> Sampler:
     """The way the reverse chain is run."""
-    diffusion = config.diffusion
-    clip = static_clip if config.sample.clip else None
-    return ancestral(make_schedule(config), prediction=diffusion.prediction, variance=diffusion.variance, clip=clip)
+    schedule, clip = make_short_schedule(config, config.sample.respacing), _clip(config.sample.clip)
+    return ancestral(schedule, prediction=config.diffusion.prediction, variance=config.diffusion.variance, clip=clip)
+
+
+def _clip(wanted: bool) -> Clip | None:
+    return static_clip if wanted else None
+
+
+def make_bound(config: ConfigDict) -> Callable[[Denoiser, jax.Array, jax.Array], VLB]:
+    """(denoiser, x0 [B, ...], key) -> the terms of the variational bound."""
+    schedule, diffusion = make_short_schedule(config, config.eval.respacing), config.diffusion
+    options = {"prediction": diffusion.prediction, "variance": diffusion.variance, "clip": _clip(config.eval.clip)}
+    return lambda denoiser, x0, key: vlb_terms(schedule, denoiser, x0, key, **options)
+
+
+def make_flow_bits(config: ConfigDict) -> Callable[[Denoiser, jax.Array, jax.Array], jax.Array]:
+    """(denoiser, x0 [B, ...], key) -> [B] bits per dimension by the probability flow."""
+    schedule, tolerance = make_schedule(config), config.eval.ode_tolerance
+    options = {"prediction": config.diffusion.prediction, "rtol": tolerance, "atol": tolerance}
+    return lambda denoiser, x0, key: ode_bits_per_dim(schedule, denoiser, x0, key, **options)
+
+
+def make_timesteps(config: ConfigDict) -> TimestepSampler:
+    """How the times of a batch are drawn."""
+    return choose("diffusion.timesteps", config.diffusion.timesteps, TIMESTEPS)(config.diffusion.steps)
 
 
 def make_prepare(config: ConfigDict) -> Prepare:
-    """Draws a time, uniformly, and the noise for each image of a batch."""
+    """Draws a time and the noise for each image of a batch."""
+    timesteps = make_timesteps(config)
 
-    def prepare(key: jax.Array, batch: Batch) -> Batch:
+    def prepare(key: jax.Array, batch: Batch, history: Any) -> Prepared:
         t_key, eps_key = jax.random.split(key)
-        images = batch["image"]
-        t = jax.random.randint(t_key, images.shape[:1], 0, config.diffusion.steps)
-        return {**batch, "t": t, "eps": jax.random.normal(eps_key, images.shape)}
+        t, weights = timesteps.draw(t_key, history, len(batch["image"]))
+        eps = jax.random.normal(eps_key, batch["image"].shape)
+        return Prepared({**batch, "t": t, "eps": eps}, t, weights)
 
     return prepare
 
 
+def make_loss(config: ConfigDict) -> Loss:
+    """The loss of each image, weighted by its noise."""
+    diffusion = config.diffusion
+    loss = choose("diffusion.loss", diffusion.loss, LOSSES)(diffusion)
+    choose("diffusion.weighting", diffusion.weighting, {"uniform": None, **WEIGHTINGS})
+    if diffusion.weighting == "uniform":
+        return loss
+    if diffusion.loss not in SQUARE_ERRORS:
+        raise InvalidInput(
+            f"diffusion.weighting={diffusion.weighting} with diffusion.loss={diffusion.loss}, which has its weights: expected "
+            "the weighting uniform, or the loss eps, x0 or v"
+        )
+    if diffusion.zero_terminal_snr and diffusion.loss == "eps":
+        raise InvalidInput("diffusion.loss=eps counts nothing where ᾱ_T = 0, so it cannot be weighted there: expected v or x0")
+    return weighted(loss, WEIGHTINGS[diffusion.weighting](diffusion), diffusion.loss)
+
+
 def make_loss_fn(config: ConfigDict) -> LossFn:
     """The loss of a prepared batch, one value an image."""
-    network, schedule = make_network(config), make_schedule(config)
-    loss = choose("diffusion.loss", config.diffusion.loss, LOSSES)(config.diffusion)
+    network, schedule, loss = make_network(config), make_schedule(config), make_loss(config)
 
     def loss_fn(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
         labels = batch["label"] if network.num_classes else None
-
         denoiser = make_denoiser(network, params, labels, dropout_key=key)
         return loss(schedule, denoiser, batch["image"], batch["t"], batch["eps"])
 
@@ -162,6 +244,7 @@ def make_step(config: ConfigDict) -> TrainStep:
         decay=config.train.ema_decay,
         warmup=config.train.ema_warmup,
         accumulate=config.train.accumulate,
+        remember=make_timesteps(config).update,
     )
 
 
@@ -181,10 +264,22 @@ def check(config: ConfigDict) -> None:
         )
     choose("diffusion.prediction", config.diffusion.prediction, dict.fromkeys(PREDICTIONS))
     choose("diffusion.variance", config.diffusion.variance, dict.fromkeys(VARIANCES))
+    _check_variance_is_trained(config.diffusion)
     jax.eval_shape(partial(init_params, config), jax.random.key(0))
-    for make in (make_optimizer, make_sampler, make_loss_fn):
+    for make in (make_optimizer, make_sampler, make_timesteps, make_loss_fn, make_bound):
         make(config)
     chosen_labels(config, 1)
+
+
+def _check_variance_is_trained(diffusion: ConfigDict) -> None:
+    """Raises InvalidInput where a learned variance has no loss, or the hybrid loss no variance to learn."""
+    if diffusion.loss == "hybrid":
+        check_hybrid(diffusion.variance)
+    if diffusion.variance in LEARNED_VARIANCES and diffusion.loss in SQUARE_ERRORS:
+        raise InvalidInput(
+            f"diffusion.variance={diffusion.variance}, but diffusion.loss={diffusion.loss} does not train it: "
+            "expected the loss hybrid, kl or rescaled_kl, or a fixed variance"
+        )
 
 
 _MORE_THAN_ZERO = {
@@ -196,8 +291,13 @@ _MORE_THAN_ZERO = {
         *("log_every", "checkpoint_every", "keep_last", "sample_count"),
     ),
     "sample": ("count", "batch_size"),
+    "eval": ("batch_size", "ode_tolerance"),
 }
-_NOT_NEGATIVE = {"train": ("warmup_steps", "clip_norm", "keep_every", "sample_every"), "sample": ("seed", "labels")}
+_NOT_NEGATIVE = {
+    "train": ("warmup_steps", "clip_norm", "keep_every", "sample_every"),
+    "sample": ("seed", "labels"),
+    "eval": ("seed", "count"),
+}
 _FRACTIONS = {"model": ("dropout",), "train": ("adam_b1", "adam_b2", "ema_decay")}
 
 

@@ -50,12 +50,17 @@ def save_png(path: Path, image: np.ndarray, *, image_size: int | None = None) ->
 
 def loss_curve(path: Path, steps: Sequence[int], losses: Sequence[float]) -> Path:
     """Writes a plot of the loss against the step, both on logarithmic scales."""
+    return curve(path, steps, losses, xscale="log", yscale="log", xlabel="step", ylabel="loss")
+
+
+def curve(path: Path, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **axes_settings: str) -> Path:
+    """Writes a plot of y against x; the settings are those of matplotlib's axes, such as xlabel and yscale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, losses, linewidth=1.2)
-    axes.set(xscale="log", yscale="log", xlabel="step", ylabel="loss")
+    axes.plot(x, y, linewidth=1.2)
+    axes.set(**axes_settings)
     axes.grid(which="both", alpha=0.3)
     return _write(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
 

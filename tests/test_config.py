@@ -1,15 +1,21 @@
 """Settings are kept and read again as they were, and a wrong one is told."""
 
 import json
+import math
+from functools import partial
 
+import jax
 import pytest
 
-from configs import cifar, digits, folder
+from configs import cifar, cifar_improved, digits, folder, imagenet64_improved
+from jax_ddpm import experiment
 from jax_ddpm.config import changes, check_name, default_config, get_config, merge, read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 
+MODULES = [cifar, cifar_improved, digits, folder, imagenet64_improved]
 
-@pytest.mark.parametrize("module", [cifar, digits, folder])
+
+@pytest.mark.parametrize("module", MODULES)
 def test_a_config_read_again_is_the_config_written(module, tmp_path):
     config = module.get_config()
     write_config(config, tmp_path)
@@ -18,7 +24,7 @@ def test_a_config_read_again_is_the_config_written(module, tmp_path):
     assert isinstance(read_config(tmp_path).model.multipliers, tuple)
 
 
-@pytest.mark.parametrize("module", [cifar, digits, folder])
+@pytest.mark.parametrize("module", MODULES)
 def test_every_config_opens_with_its_command(module):
     assert f"python run.py --config configs/{module.__name__.split('.')[-1]}.py" in module.__doc__
 
@@ -31,6 +37,38 @@ def test_cifar_has_the_settings_of_the_paper():
     assert (config.diffusion.beta_start, config.diffusion.beta_end) == (1e-4, 0.02)
     assert (config.diffusion.variance, config.diffusion.loss) == ("fixed_large", "eps")
     assert (config.model.dropout, config.data.flip) == (0.1, True)
+
+
+@pytest.mark.parametrize(
+    ("module", "size", "multipliers", "dropout", "steps"),
+    [
+        (cifar_improved, 32, (1, 2, 2, 2), 0.3, 500_000),
+        (imagenet64_improved, 64, (1, 2, 3, 4), 0.0, 1_500_000),
+    ],
+)
+def test_improved_configs_have_the_published_settings(module, size, multipliers, dropout, steps):
+    config = module.get_config()
+    assert (config.data.image_size, config.data.flip) == (size, False)
+    assert (config.model.multipliers, config.model.blocks, config.model.channels) == (multipliers, 3, 128)
+    assert (config.model.attention_resolutions, config.model.heads, config.model.scale_shift) == ((16, 8), 4, True)
+    assert (config.model.dropout, config.model.class_conditional) == (dropout, False)
+    assert (config.diffusion.schedule, config.diffusion.steps, config.diffusion.prediction) == ("cosine", 4000, "eps")
+    assert (config.diffusion.variance, config.diffusion.loss) == ("learned_range", "hybrid")
+    assert config.diffusion.timesteps == "uniform"
+    assert (config.train.batch_size, config.train.steps, config.train.learning_rate) == (128, steps, 1e-4)
+    assert (config.train.ema_decay, config.train.warmup_steps, config.train.clip_norm) == (0.9999, 0, 0.0)
+    assert (config.train.adam_b1, config.train.adam_b2, config.train.adam_eps) == (0.9, 0.999, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("module", "count"),
+    [(cifar, 35_746_307), (cifar_improved, 52_546_438), (imagenet64_improved, 121_063_942)],
+)
+def test_networks_of_papers_are_as_large_as_published(module, count):
+    config = module.get_config()
+    experiment.check(config)
+    params = jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
 
 
 def test_digits_are_never_mirrored():

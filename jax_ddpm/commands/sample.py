@@ -2,21 +2,18 @@
 
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jax_ddpm.config import check_unchanged, read_config
-from jax_ddpm.experiment import check, chosen_labels, init_params
+from jax_ddpm.experiment import chosen_labels, make_sampler
 from jax_ddpm.generation import grid_columns, make_generator
 from jax_ddpm.pictures import grid, save_png
-from jax_ddpm.training.checkpoints import Checkpoints, abstract
-from jax_ddpm.training.sharding import make_mesh, replicated
+from jax_ddpm.trained import open_run
+from jax_ddpm.training.sharding import make_mesh
 
 
 class Drawn(NamedTuple):
@@ -38,17 +35,12 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
     Into workdir/samples/step_…_seed_…/: grid.png, each image as a PNG of its true size, and samples.npz with the images
     [N, H, W, C] uint8 as arr_0 and the labels [N] as arr_1 (the names that guided-diffusion's evaluator reads).
     """
-    config.data.class_names = config.data.class_names or read_config(workdir).data.class_names
-    check_unchanged(config, workdir)
-    check(config)
     mesh = make_mesh()
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        shapes = jax.eval_shape(partial(init_params, config), jax.random.key(0))
-        params = checkpoints.restore_ema(abstract(shapes, replicated(mesh)))
-        step = checkpoints.latest_step
+    params, step = open_run(config, workdir, mesh)
     labels = chosen_labels(config, config.sample.count)
     generate = make_generator(config, mesh)
-    print(f"drawing {len(labels)} images, {config.diffusion.steps} steps each, from step {step} of {workdir} ...", flush=True)
+    steps = len(make_sampler(config).timesteps)
+    print(f"drawing {len(labels)} images, {steps} steps each, from step {step} of {workdir} ...", flush=True)
 
     batches = []
     with tqdm(total=len(labels), unit="image", disable=not sys.stderr.isatty()) as bar:

@@ -74,7 +74,8 @@ def _make_batches(config: ConfigDict, source: Source) -> grain.DatasetIterator:
 
 def _new_state(config: ConfigDict) -> TrainState:
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    return create_state(experiment.init_params(config, init_key), experiment.make_optimizer(config), train_key)
+    params, history = experiment.init_params(config, init_key), experiment.make_timesteps(config).init()
+    return create_state(params, experiment.make_optimizer(config), train_key, history)
 
 
 def _first_or_restored_state(
@@ -151,7 +152,7 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
 
 def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
     """A function that writes a grid of samples and a filmstrip of the chain, and says where the grid is."""
-    generate = make_generator(config, mesh, frame_steps(config.diffusion.steps))
+    generate = make_generator(config, mesh, frame_steps(len(experiment.make_sampler(config).timesteps)))
     labels = experiment.chosen_labels(config, config.train.sample_count)
 
     def draw(state: TrainState) -> Path:

@@ -1,5 +1,6 @@
-"""From a source to an endless stream of batches whose position can be saved."""
+"""From a source to batches: an endless stream whose position can be saved, or every image once."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import grain
@@ -59,3 +60,25 @@ def batches(
     # Shared out last, so that what is drawn for an image does not depend on how many processes there are.
     dataset = dataset[process_index::process_count].batch(batch_size // process_count).map(finish)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers)))
+
+
+def one_pass(source: Source, *, batch_size: int, image_size: int, channels: int, count: int = 0) -> Iterator[tuple[Batch, int]]:
+    """The images in their order, each once, as batches of one size; with each, how many of its images count.
+
+    The last batch is filled up with its own images.
+
+    Args:
+      image_size, channels: what every image is fitted to.
+      count: how many images, from the first on; 0 takes all.
+    Raises:
+      InvalidInput: more images asked for than there are, or the source is empty.
+    """
+    total = count or len(source)
+    if not 0 < total <= len(source):
+        raise InvalidInput(f"{total} images asked for: data set {source.name!r} has {len(source)}")
+    for start in range(0, total, batch_size):
+        examples = [source[index] for index in range(start, min(start + batch_size, total))]
+        images = np.stack([fit(example["image"], image_size, channels) for example in examples])
+        labels = np.array([example["label"] for example in examples], np.int32)
+        rows = np.arange(batch_size) % len(examples)
+        yield {"image": to_float(images)[rows], "label": labels[rows]}, len(examples)

@@ -20,6 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
       ema_params: their exponential moving average.
       opt_state: of the optimizer.
       key: never changes; step n draws from `fold_in(key, n)`.
+      timestep_history: what the drawing of t remembers of the losses; () where it remembers nothing.
     """
 
     step: jax.Array
@@ -27,9 +28,12 @@ class TrainState(flax.struct.PyTreeNode):
     ema_params: Params
     opt_state: optax.OptState
     key: jax.Array
+    timestep_history: Any = ()
 
 
-def create_state(params: Params, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def create_state(
+    params: Params, optimizer: optax.GradientTransformation, key: jax.Array, timestep_history: Any = ()
+) -> TrainState:
     """The state before the first step: the average starts as a copy of the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -37,4 +41,5 @@ def create_state(params: Params, optimizer: optax.GradientTransformation, key: j
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
         key=key,
+        timestep_history=timestep_history,
     )

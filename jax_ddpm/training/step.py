@@ -1,7 +1,7 @@
 """One train step, as a pure function."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,28 @@ from jax_ddpm.training.state import Params, TrainState
 Batch = Any
 """A tree of arrays [B, ...]."""
 Metrics = dict[str, jax.Array]
-Prepare = Callable[[jax.Array, Batch], Batch]
-"""(key, batch) -> the batch with all that is drawn for it: drawn here, so that splitting the batch changes nothing."""
+
+
+class Prepared(NamedTuple):
+    """A batch with all that is drawn for it.
+
+    Attributes:
+      batch: a tree of arrays [B, ...].
+      t: [B] the times drawn.
+      weights: [B] what each example counts.
+    """
+
+    batch: Batch
+    t: jax.Array
+    weights: jax.Array
+
+
+Prepare = Callable[[jax.Array, Batch, Any], Prepared]
+"""(key, batch, timestep history): all is drawn here, so that splitting the batch changes nothing."""
 LossFn = Callable[[Params, Batch, jax.Array], jax.Array]
 """(params, prepared batch, key) -> [B] losses."""
+Remember = Callable[[Any, jax.Array, jax.Array], Any]
+"""(timestep history, t [B], losses [B]) -> the history after them."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -28,47 +46,63 @@ def make_train_step(
     decay: float,
     warmup: bool = True,
     accumulate: int = 1,
+    remember: Remember = lambda history, t, losses: history,
 ) -> TrainStep:
-    """(state, batch) -> (state, metrics): one gradient step on the mean loss, then one of the average.
+    """(state, batch) -> (state, metrics): one gradient step on the weighted mean loss, then one of the average.
 
     Args:
-      prepare, loss_fn: what is minimised.
+      prepare, loss_fn: what is minimised, the mean of weights · losses.
       optimizer: from optax.
       decay, warmup: of the average; see `ema_decay`.
       accumulate: the number of equal parts whose gradients are added up; must divide the batch.
+      remember: what the drawing of t keeps of the losses, which it is shown without their weights.
     Returns:
-      A pure function. Its metrics are scalars: "loss", the mean over the batch, and "grad_norm", before clipping.
+      A pure function. Its metrics are scalars: "loss", the weighted mean over the batch, and "grad_norm", before clipping.
     """
 
-    def mean_loss(params: Params, part: Batch, key: jax.Array) -> jax.Array:
-        return jnp.mean(loss_fn(params, part, key))
+    def weighted_loss(params: Params, part: Prepared, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        losses = loss_fn(params, part.batch, key)
+        return jnp.mean(part.weights * losses), losses
+
+    value_and_grad = jax.value_and_grad(weighted_loss, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         draw_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = prepare(draw_key, batch)
-        loss, grads = _accumulated(jax.value_and_grad(mean_loss), state.params, batch, loss_key, accumulate)
+        prepared = prepare(draw_key, batch, state.timestep_history)
+        (loss, losses), grads = _accumulated(value_and_grad, state.params, prepared, loss_key, accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema_params = update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup))
-        state = state.replace(step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            ema_params=update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup)),
+            opt_state=opt_state,
+            timestep_history=remember(state.timestep_history, prepared.t, losses),
+        )
         return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return train_step
 
 
 def _accumulated(
-    value_and_grad: Callable[..., tuple[jax.Array, Params]], params: Params, batch: Batch, key: jax.Array, parts: int
-) -> tuple[jax.Array, Params]:
-    """Value and gradient averaged over equal parts of the batch, one part in memory at a time."""
+    value_and_grad: Callable[..., tuple[tuple[jax.Array, jax.Array], Params]],
+    params: Params,
+    batch: Prepared,
+    key: jax.Array,
+    parts: int,
+) -> tuple[tuple[jax.Array, jax.Array], Params]:
+    """Value and gradient averaged over equal parts of the batch, one part in memory at a time; and the losses [B]."""
     if parts == 1:
         return value_and_grad(params, batch, key)
 
     def add_part(total, row):
         part, number = row
-        return jax.tree.map(jnp.add, total, value_and_grad(params, part, jax.random.fold_in(key, number))), None
+        (loss, losses), grads = value_and_grad(params, part, jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, total, (loss, grads)), losses
 
     # Part i takes every parts-th example from i on: each device splits what it holds, and nothing moves between devices.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], split), key))
-    total, _ = jax.lax.scan(add_part, zero, (split, jnp.arange(parts)))
-    return jax.tree.map(lambda x: x / parts, total)
+    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    total, losses = jax.lax.scan(add_part, zero, (split, jnp.arange(parts)))
+    loss, grads = jax.tree.map(lambda x: x / parts, total)
+    return (loss, losses.swapaxes(0, 1).reshape(-1)), grads

@@ -19,6 +19,7 @@ from tests.conftest import COMPILATION_CACHE
 
 STEPS = 240
 SETTINGS = {"train.steps": STEPS, "train.log_every": 1, "train.checkpoint_every": 5, "train.sample_every": 60}
+SETTINGS |= {"diffusion.timesteps": "second_moment"}  # so that its history has to come back too
 
 # Runs run.py, but dies by SIGKILL at the n-th time that Python makes, opens, renames or removes a file of a checkpoint.
 DIE_IN_CHECKPOINT = """

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from jax_ddpm.data.pipeline import batches
+from jax_ddpm.data.pipeline import batches, one_pass
 from jax_ddpm.data.sources import Source
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.errors import InvalidInput
@@ -155,3 +155,20 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_refused():
 def test_an_empty_source_is_refused():
     with pytest.raises(InvalidInput, match="data set 'nothing' is empty"):
         stream(Source("nothing", 0, lambda number: {"image": image(number), "label": 0}))
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7, 11])
+def test_one_pass_gives_each_image_once_in_order_in_batches_of_one_size(count):
+    found = list(one_pass(NUMBERED, batch_size=4, image_size=4, channels=3, count=count))
+    assert all(batch["image"].shape == (4, 4, 4, 3) and batch["label"].shape == (4,) for batch, _ in found)
+    counted = [label for batch, size in found for label in batch["label"][:size].tolist()]
+    assert counted == list(range(count or COUNT))
+    for batch, size in found:
+        assert_same(batch, {name: part[np.arange(4) % size] for name, part in batch.items()})
+        assert not any(mirrored(batch))
+
+
+@pytest.mark.parametrize("count", [12, -1])
+def test_one_pass_over_images_that_are_not_there_is_refused(count):
+    with pytest.raises(InvalidInput, match=f"{count} images asked for: data set 'numbered' has 11"):
+        next(one_pass(NUMBERED, batch_size=4, image_size=4, channels=3, count=count))

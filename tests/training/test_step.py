@@ -11,14 +11,17 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.ema import ema_decay, update_ema
 from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split_batch, to_devices
 from jax_ddpm.training.state import create_state
-from jax_ddpm.training.step import make_train_step
+from jax_ddpm.training.step import Prepared, make_train_step
 
 BATCH = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3), "y": np.linspace(0, 2, 8, dtype=np.float32)}
 PARAMS = {"w": jnp.array([0.5, -0.2, 0.1]), "b": jnp.float32(0.3)}
 
 
-def draw_noise(key, batch):
-    return {**batch, "noise": jax.random.normal(key, batch["y"].shape)}
+TIMES = jnp.arange(8)
+
+
+def draw_noise(key, batch, history):
+    return Prepared({**batch, "noise": jax.random.normal(key, batch["y"].shape)}, TIMES, jnp.ones(8))
 
 
 def squared_error(params, batch, key):
@@ -69,6 +72,31 @@ def test_five_steps_equal_gradient_descent_by_hand(accumulate):
     np.testing.assert_allclose([row["loss"] for row in rows], losses, rtol=2e-6)
     np.testing.assert_allclose([row["grad_norm"] for row in rows], norms, rtol=2e-6)
     assert int(state.step) == 5
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_weights_count_in_the_gradient_and_the_history_sees_the_losses_without_them_in_the_order_of_the_batch(accumulate):
+    weights = np.array([0.5, 2, 1, 0.25, 3, 1, 1, 0.125], np.float32)
+
+    def prepare(key, batch, history):
+        drawn = draw_noise(key, batch, history)
+        return drawn._replace(t=drawn.t[::-1], weights=jnp.asarray(weights))
+
+    def remember(history, t, losses):
+        return {"calls": history["calls"] + 1, "t": t, "losses": losses}
+
+    optimizer = optax.sgd(0.1)
+    step = jax.jit(make_train_step(prepare, squared_error, optimizer, decay=0.9, accumulate=accumulate, remember=remember))
+    start = new_state(optimizer).replace(timestep_history={"calls": 0, "t": jnp.zeros(8, int), "losses": jnp.zeros(8)})
+    state, metrics = step(start, BATCH)
+    noise = np.asarray(jax.random.normal(jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0], (8,)), np.float64)
+    x, y = BATCH["x"].astype(np.float64), BATCH["y"].astype(np.float64)
+    error = x @ [0.5, -0.2, 0.1] + 0.3 - y - 0.1 * noise
+    np.testing.assert_allclose(metrics["loss"], np.mean(weights * error**2), rtol=2e-6)  # as above
+    np.testing.assert_allclose(state.params["w"], [0.5, -0.2, 0.1] - 0.1 * 2 * x.T @ (weights * error) / 8, rtol=2e-6)
+    np.testing.assert_allclose(state.timestep_history["losses"], error**2, rtol=1e-5)
+    np.testing.assert_array_equal(state.timestep_history["t"], np.arange(8)[::-1])
+    assert int(state.timestep_history["calls"]) == 1
 
 
 class TrainStepVariants(chex.TestCase):

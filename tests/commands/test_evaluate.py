@@ -1,0 +1,136 @@
+"""The likelihood of held-out images, from a workdir and nothing else."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_ddpm import experiment, linear_schedule, vlb_terms
+from jax_ddpm.commands import evaluate
+from jax_ddpm.config import read_config
+from jax_ddpm.data.sources import digits
+from jax_ddpm.diffusion.prediction import static_clip
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.trained import open_run
+from jax_ddpm.training.sharding import make_mesh
+
+COUNT, BATCH = 10, 8  # the last batch is not full
+
+
+def run(workdir, **settings):
+    """evaluation.json, and the lines of vlb_terms.csv as numbers."""
+    config = read_config(workdir)
+    config.eval.update(**{"count": COUNT, "batch_size": BATCH, **settings})
+    evaluate.main(config, workdir)
+    directory = workdir / "evaluation/step_0000006"
+    with (directory / "vlb_terms.csv").open() as file:
+        terms = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return json.loads((directory / "evaluation.json").read_text()), terms
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    return run(trained)
+
+
+def bounds_by_hand(workdir):
+    """The bits per dimension of each image, one batch after the other without devices to share them out to."""
+    config = read_config(workdir)
+    params, _ = open_run(config, workdir, make_mesh())
+    source, bits, priors = digits("test"), [], []
+    for number, start in enumerate(range(0, COUNT, BATCH)):
+        examples = [source[index] for index in range(start, min(start + BATCH, COUNT))]
+        filled = [examples[row % len(examples)] for row in range(BATCH)]
+        x0 = np.stack([example["image"] for example in filled]).astype(np.float32) / 127.5 - 1
+        labels = np.array([example["label"] for example in filled])
+        denoiser = experiment.make_denoiser(experiment.make_network(config), params, labels)
+        key = jax.random.fold_in(jax.random.key(0), number)
+        bound = jax.jit(lambda x0, key: vlb_terms(linear_schedule(8), denoiser, x0, key, clip=static_clip))(x0, key)  # noqa: B023
+        bits += (np.asarray(bound.total, np.float64) / 64 / np.log(2))[: len(examples)].tolist()
+        priors += np.asarray(bound.prior, np.float64)[: len(examples)].tolist()
+    return np.array(bits), np.mean(priors) / 64 / np.log(2)
+
+
+def test_the_mean_and_its_standard_error_are_those_of_the_images(trained, evaluated):
+    bits, prior = bounds_by_hand(trained)
+    found = evaluated[0]["bits_per_dim"]
+    assert found["images"] == COUNT
+    # float32: sums of 64 components and eight terms, over other shapes of the convolutions.
+    assert found["mean"] == pytest.approx(bits.mean(), rel=1e-4)
+    assert found["standard_error"] == pytest.approx(bits.std(ddof=1) / np.sqrt(COUNT), rel=1e-3)
+    assert found["prior"] == pytest.approx(prior, rel=1e-4)
+
+
+def test_terms_prior_rate_and_distortion_add_up(evaluated):
+    found, terms = evaluated[0]["bits_per_dim"], evaluated[1]
+    assert [row["t"] for row in terms] == list(range(8))
+    assert sum(row["bits_per_dim"] for row in terms) + found["prior"] == pytest.approx(found["mean"], rel=1e-5)
+    assert terms[0]["bits_per_dim"] == pytest.approx(found["distortion"], rel=1e-6)
+    assert found["rate"] + found["distortion"] == pytest.approx(found["mean"], rel=1e-6)
+    for t, row in enumerate(terms):
+        sent = found["prior"] + sum(later["bits_per_dim"] for later in terms[t + 1 :])
+        assert row["rate"] == pytest.approx(sent, rel=1e-5)
+    assert all(row["rmse"] > 0 for row in terms)
+
+
+def test_the_figure_says_what_it_was_found_with(evaluated):
+    found = evaluated[0]["bits_per_dim"]
+    expected = {"checkpoint": 6, "weights": "ema", "data": "digits", "split": "test", "seed": 0, "steps": 8, "clip": True}
+    assert expected.items() <= found.items()
+
+
+def test_pictures_of_the_terms_and_of_rate_and_distortion_are_there(trained, evaluated):
+    for name in ("vlb_terms.png", "rate_distortion.png"):
+        with Image.open(trained / "evaluation/step_0000006" / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_it_is_printed_with_the_table(trained, capsys):
+    found, terms = run(trained, batch_size=16)
+    printed = capsys.readouterr().out
+    assert "on 10 images" in printed
+    mean, error = found["bits_per_dim"]["mean"], found["bits_per_dim"]["standard_error"]
+    assert f"variational bound: {mean:.4f} ± {error:.4f} bits/dim (10 images)" in printed
+    rows = printed.split("distortion (RMSE, 0..255)\n")[1].splitlines()[:8]
+    assert [int(row.split()[0]) for row in rows] == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert float(rows[0].split()[1]) == pytest.approx(terms[0]["rate"], abs=1e-5)
+    assert "trained on" not in printed
+
+
+def test_a_shorter_chain_keeps_the_times_of_the_whole_one(trained):
+    found, terms = run(trained, respacing="uniform3")
+    assert [row["t"] for row in terms] == [0, 4, 7]
+    assert found["bits_per_dim"]["steps"] == 3
+    assert found["bits_per_dim"]["respacing"] == "uniform3"
+
+
+def test_the_flow_is_noted_beside_the_bound(trained, capsys):
+    before, _ = run(trained)
+    found, _ = run(trained, metrics=("ode_bits_per_dim",), ode_tolerance=1e-3)
+    assert found["bits_per_dim"] == before["bits_per_dim"]
+    assert np.isfinite(found["ode_bits_per_dim"]["mean"])
+    assert 0 < found["ode_bits_per_dim"]["standard_error"] < np.inf
+    assert "probability flow: " in capsys.readouterr().out
+
+
+def test_images_seen_in_training_are_said_to_be(trained, capsys):
+    run(trained, split="train")
+    assert "these are the images that the run was trained on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metrics": ("bits_per_dims",)}, r"unknown eval\.metrics 'bits_per_dims'.*Did you mean 'bits_per_dim'\?"),
+        ({"metrics": ("bits_per_dim,fid",)}, r"unknown eval\.metrics 'fid'"),
+        ({"count": 298}, r"298 images asked for: data set 'digits' has 297"),
+        ({"split": "tset"}, r"unknown split of digits 'tset'.*Did you mean 'test'\?"),
+        ({"respacing": "uniform9"}, r"expected 1 to 8 steps"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told(trained, settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        run(trained, **settings)
