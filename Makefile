@@ -1,12 +1,13 @@
 # make demo   trains handwritten digits and shows them
 # make test   runs the tests
 # make lint   runs the linter and the type checker
+# make docs   builds the documentation into site/; a broken link or a missing docstring is an error
 # make lock   renews requirements.lock
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint lock
+.PHONY: demo test lint docs lock
 
 demo: .venv/installed
 	$(BIN)/python run.py --mode demo --config configs/digits.py --workdir runs/demo
@@ -18,6 +19,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict --quiet
 
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet uv

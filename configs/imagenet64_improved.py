@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     """The network of 121,063,942 parameters."""
     config = default_config()
     config.data.update(name="downsampled_imagenet/64x64", image_size=64, channels=3, flip=False)
+    config.eval.split = "validation"
     config.diffusion.update(
         schedule="cosine", steps=4000, prediction="eps", variance="learned_range", loss="hybrid", timesteps="uniform"
     )

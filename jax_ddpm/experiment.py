@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.data.sources import Source, load_source
 from jax_ddpm.diffusion.likelihood import VLB, vlb_terms
-from jax_ddpm.diffusion.losses import Loss, check_hybrid, eps_loss, hybrid_loss, kl_loss, rescaled_kl_loss, v_loss, x0_loss
+from jax_ddpm.diffusion.losses import Loss, eps_loss, hybrid_loss, kl_loss, rescaled_kl_loss, v_loss, x0_loss
 from jax_ddpm.diffusion.ode import ode_bits_per_dim
-from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, Clip, Denoiser, static_clip
+from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, Clip, Denoiser, static_clip
 from jax_ddpm.diffusion.respacing import respace
 from jax_ddpm.diffusion.sampling import Sampler, ancestral
 from jax_ddpm.diffusion.schedules import (
@@ -246,77 +246,6 @@ def make_step(config: ConfigDict) -> TrainStep:
         accumulate=config.train.accumulate,
         remember=make_timesteps(config).update,
     )
-
-
-def check(config: ConfigDict) -> None:
-    """Builds everything that can be built without data or devices, so that bad settings are told at once.
-
-    Raises:
-      InvalidInput: the first setting that cannot be used.
-    """
-    _check_ranges(config)
-    choose("data.channels", str(config.data.channels), {"1": 1, "3": 3})
-    size, multiple = config.data.image_size, 2 ** (len(config.model.multipliers) - 1)
-    if size % multiple:
-        raise InvalidInput(
-            f"data.image_size={size} does not halve as often as model.multipliers={tuple(config.model.multipliers)} has it: "
-            f"expected a multiple of {multiple}, such as {max(round(size / multiple), 1) * multiple}"
-        )
-    choose("diffusion.prediction", config.diffusion.prediction, dict.fromkeys(PREDICTIONS))
-    choose("diffusion.variance", config.diffusion.variance, dict.fromkeys(VARIANCES))
-    _check_variance_is_trained(config.diffusion)
-    jax.eval_shape(partial(init_params, config), jax.random.key(0))
-    for make in (make_optimizer, make_sampler, make_timesteps, make_loss_fn, make_bound):
-        make(config)
-    chosen_labels(config, 1)
-
-
-def _check_variance_is_trained(diffusion: ConfigDict) -> None:
-    """Raises InvalidInput where a learned variance has no loss, or the hybrid loss no variance to learn."""
-    if diffusion.loss == "hybrid":
-        check_hybrid(diffusion.variance)
-    if diffusion.variance in LEARNED_VARIANCES and diffusion.loss in SQUARE_ERRORS:
-        raise InvalidInput(
-            f"diffusion.variance={diffusion.variance}, but diffusion.loss={diffusion.loss} does not train it: "
-            "expected the loss hybrid, kl or rescaled_kl, or a fixed variance"
-        )
-
-
-_MORE_THAN_ZERO = {
-    "data": ("image_size", "workers"),
-    "diffusion": ("steps",),
-    "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
-    "train": (
-        *("steps", "batch_size", "accumulate", "learning_rate"),
-        *("log_every", "checkpoint_every", "keep_last", "sample_count"),
-    ),
-    "sample": ("count", "batch_size"),
-    "eval": ("batch_size", "ode_tolerance"),
-}
-_NOT_NEGATIVE = {
-    "train": ("warmup_steps", "clip_norm", "keep_every", "sample_every"),
-    "sample": ("seed", "labels"),
-    "eval": ("seed", "count"),
-}
-_FRACTIONS = {"model": ("dropout",), "train": ("adam_b1", "adam_b2", "ema_decay")}
-
-
-def _check_ranges(config: ConfigDict) -> None:
-    """Raises InvalidInput for a number out of range, or a list of whole numbers that holds something else."""
-
-    def check(groups: dict[str, tuple[str, ...]], valid: Callable[[Any], bool], expected: str) -> None:
-        for group, names in groups.items():
-            for name in names:
-                value = config[group][name]
-                whole = not isinstance(value, tuple) or all(isinstance(each, int) for each in value)
-                if not whole or not all(valid(each) for each in (value if isinstance(value, tuple) else (value,))):
-                    raise InvalidInput(f"{group}.{name}={value}: expected {'' if whole else 'whole numbers, '}{expected}")
-
-    check(_MORE_THAN_ZERO, lambda value: value > 0, "more than 0")
-    check(_NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
-    check(_FRACTIONS, lambda value: 0 <= value < 1, "at least 0 and less than 1")
-    if config.seed < 0:
-        raise InvalidInput(f"seed={config.seed}: expected 0 or more")
 
 
 def chosen_labels(config: ConfigDict, count: int) -> np.ndarray:

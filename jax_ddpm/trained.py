@@ -7,8 +7,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jax_ddpm.checks import check
 from jax_ddpm.config import check_unchanged, read_config
-from jax_ddpm.experiment import check, init_params
+from jax_ddpm.experiment import init_params
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
 from jax_ddpm.training.sharding import replicated
 from jax_ddpm.training.state import Params

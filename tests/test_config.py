@@ -9,6 +9,7 @@ import pytest
 
 from configs import cifar, cifar_improved, digits, folder, imagenet64_improved
 from jax_ddpm import experiment
+from jax_ddpm.checks import check
 from jax_ddpm.config import changes, check_name, default_config, get_config, merge, read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 
@@ -66,7 +67,7 @@ def test_improved_configs_have_the_published_settings(module, size, multipliers,
 )
 def test_networks_of_papers_are_as_large_as_published(module, count):
     config = module.get_config()
-    experiment.check(config)
+    check(config)
     params = jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
 

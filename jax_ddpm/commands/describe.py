@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
+from jax_ddpm.checks import check
 from jax_ddpm.config import FILE_NAME as CONFIG_FILE
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.unet import UNet
@@ -21,7 +22,7 @@ from jax_ddpm.training.logging import FILE_NAME as METRICS_FILE
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prints the network as a table, its size and cost, the schedule, the data, and what a run will write."""
     data = describe_data(config)  # first, for it finds out how many classes there are
-    experiment.check(config)
+    check(config)
     print("\n".join([*describe_network(config), *describe_schedule(config), *data, *describe_run(config, workdir)]))
 
 
@@ -70,7 +71,8 @@ def describe_schedule(config: ConfigDict) -> list[str]:
         f"schedule: {diffusion.schedule}, T = {schedule.steps}",
         f"  β from {schedule.betas[0]:.3g} to {schedule.betas[-1]:.3g}, ᾱ_T = {schedule.alphas_bar[-1]:.3g}",
         f"  signal-to-noise ratio from {snr[0]:.3g} to {snr[-1]:.3g}",
-        f"  prediction {diffusion.prediction}, loss {diffusion.loss}, variance {diffusion.variance}",
+        f"  prediction {diffusion.prediction}, variance {diffusion.variance}",
+        f"  loss {diffusion.loss}, weighting {diffusion.weighting}, timesteps {diffusion.timesteps}",
     ]
 
 

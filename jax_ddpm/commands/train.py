@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
+from jax_ddpm.checks import check
 from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources import Source, read_image
@@ -35,7 +36,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     """Trains until `train.steps`, going on from the newest checkpoint of `workdir` where there is one."""
     source = experiment.make_source(config)
     config.data.class_names = source.class_names
-    experiment.check(config)
+    check(config)
     mesh = make_mesh()
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
     print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
