@@ -99,7 +99,14 @@ def make_schedule(config: ConfigDict) -> NoiseSchedule:
 
 def make_short_schedule(config: ConfigDict, respacing: str) -> NoiseSchedule:
     """The steps of it that `respacing` names; all of them where it is empty."""
-    return respace(make_schedule(config), respacing) if respacing else make_schedule(config)
+    if not respacing:
+        return make_schedule(config)
+    if config.diffusion.variance == "learned":
+        raise InvalidInput(
+            f"respacing={respacing} with diffusion.variance=learned: what the network says is the variance of one step of the "
+            "whole chain. Expected learned_range, which fits any chain, or every step"
+        )
+    return respace(make_schedule(config), respacing)
 
 
 def make_network(config: ConfigDict) -> UNet:

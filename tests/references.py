@@ -8,9 +8,14 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
+
+PREDICTIONS = ("eps", "x0", "v", "mean", "score")
+VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 
 PIXELS = np.linspace(-1, 1, 256)  # the 256 levels of an 8-bit image
 LOG_FLOOR = math.log(1e-12)  # the least log-probability that the decoder gives
@@ -19,6 +24,23 @@ LOG_FLOOR = math.log(1e-12)  # the least log-probability that the decoder gives
 def column(values, like):
     """[B] -> [B, 1, ...], to stand beside `like`."""
     return np.reshape(values, np.shape(values) + (1,) * (np.ndim(like) - np.ndim(values)))
+
+
+def assert_float64_agrees(ours, reference, schedule, arrays, t, atol=1e-10):
+    """`ours(schedule, *arrays, t)`, compiled in float64, has the values of `reference(*arrays, t)`.
+
+    Within 1e-10 because the tables hold twelve digits and more, and no difference of theirs loses more than two.
+    """
+    doubles = [a.astype(np.float64) for a in arrays]
+    with jax.enable_x64(True):
+        actual = jax.tree.leaves(jax.jit(ours)(schedule, *doubles, t))
+    chex.assert_type(actual, jnp.float64)
+    for ours_part, reference_part in zip(actual, jax.tree.leaves(reference(*doubles, t)), strict=True):
+        np.testing.assert_allclose(ours_part, reference_part, rtol=1e-10, atol=atol)
+
+
+def mean_over_example(values):
+    return np.reshape(values, (len(values), -1)).mean(axis=1)
 
 
 def normal_kl(mean_p, variance_p, mean_q, variance_q):
@@ -48,13 +70,22 @@ class Chain:
         return len(self.betas)
 
     @cached_property
+    def log_alphas_bar(self):
+        with np.errstate(divide="ignore"):  # log 0 where β = 1
+            return np.cumsum(np.log1p(-self.betas))
+
+    @cached_property
     def alphas_bar(self):
-        return np.exp(np.cumsum(np.log1p(-self.betas)))
+        return np.exp(self.log_alphas_bar)
 
     @cached_property
     def noise_variance(self):
         """[T] 1 - ᾱ_t, with its digits kept where ᾱ_t is near one."""
-        return -np.expm1(np.cumsum(np.log1p(-self.betas)))
+        return -np.expm1(self.log_alphas_bar)
+
+    def respaced(self, timesteps) -> "Chain":
+        """The chain over x_0 and the x_t of the given times alone, from ᾱ at these."""
+        return Chain(-np.expm1(np.diff(self.log_alphas_bar[list(timesteps)], prepend=0.0)))
 
     def signal_to_noise(self, t):
         return self.alphas_bar[t] / self.noise_variance[t]
@@ -74,26 +105,48 @@ class Chain:
         mean = expected + column(gain, x0) * (xt - column(root_alpha, x0) * expected)
         return mean, column((1 - gain * root_alpha) * before, x0)
 
-    def reverse_variance(self, t, like, variance):
-        """σ_t² of Ho et al. 2020, section 3.2; at t = 0 both choices are the posterior variance of t = 1."""
+    def output(self, x0, xt, t, prediction):
+        """What a network of the given kind says when it means x_0."""
+        signal, noise = (column(np.sqrt(table[t]), xt) for table in (self.alphas_bar, self.noise_variance))
+        return {
+            "eps": lambda: (xt - signal * x0) / noise,
+            "x0": lambda: x0,
+            "v": lambda: (signal * xt - x0) / noise,  # √ᾱ ε - σ x_0 at this ε
+            "mean": lambda: self.posterior(x0, xt, t)[0],
+            "score": lambda: (signal * x0 - xt) / noise**2,  # ∇ log N(x_t; √ᾱ x_0, σ²)
+        }[prediction]()
+
+    def line(self, t, prediction):
+        """[B] c and d: the output that stands for x_0 is c x_t + d x_0, whatever the kind."""
+        zeros, ones = np.zeros(np.shape(t)), np.ones(np.shape(t))
+        return self.output(zeros, ones, t, prediction), self.output(ones, zeros, t, prediction)
+
+    def converted(self, output, xt, t, source, target):
+        """The output of kind `target` that means what `output` of kind `source` means."""
+        if source == target:
+            return output
+        from_xt, from_x0 = (column(coefficient, xt) for coefficient in self.line(t, source))
+        return self.output((output - from_xt * xt) / from_x0, xt, t, target)
+
+    def reverse_variance(self, t, like, variance, values=None):
+        """σ_t² of Ho et al. 2020, section 3.2, or of Nichol & Dhariwal 2021, eq. 15, at the network's values.
+
+        The posterior variance at t = 0 is that of t = 1; so is the fixed large one.
+        """
         posterior = self.posterior(np.zeros(np.shape(t)), np.zeros(np.shape(t)), np.maximum(t, 1))[1]
+        if variance == "learned":
+            return np.exp(values)
+        if variance == "learned_range":
+            share = (values + 1) / 2
+            return column(self.betas[t], like) ** share * column(posterior, like) ** (1 - share)
         return column({"fixed_small": posterior, "fixed_large": np.where(t > 0, self.betas[t], posterior)}[variance], like)
-
-    def predicted_x0(self, output, xt, t, prediction):
-        if prediction == "x0":
-            return output
-        return (xt - column(np.sqrt(self.noise_variance[t]), xt) * output) / column(np.sqrt(self.alphas_bar[t]), xt)
-
-    def predicted_eps(self, output, xt, t, prediction):
-        if prediction == "eps":
-            return output
-        return (xt - column(np.sqrt(self.alphas_bar[t]), xt) * output) / column(np.sqrt(self.noise_variance[t]), xt)
 
     def reverse(self, output, xt, t, *, prediction, variance, clip=None):
         """Mean and variance of p(x_{t-1} | x_t), and the x_0 they follow from."""
-        x0 = self.predicted_x0(output, xt, t, prediction)
+        output, values = np.split(output, 2, axis=-1) if variance.startswith("learned") else (output, None)
+        x0 = self.converted(output, xt, t, prediction, "x0")
         x0 = x0 if clip is None else clip(x0)
-        return self.posterior(x0, xt, t)[0], self.reverse_variance(t, xt, variance), x0
+        return self.posterior(x0, xt, t)[0], self.reverse_variance(t, xt, variance, values), x0
 
     def bound_term(self, denoiser, x0, t, eps, *, prediction, variance):
         """[B] L_t in nats; at t = 0 the decoder."""
@@ -106,14 +159,17 @@ class Chain:
         return np.where(column(t == 0, x0), decoder, kl).reshape(len(x0), -1).sum(axis=1)
 
 
-def small_network(xp, channels: int) -> Callable:
-    """A fixed network (x [B, ..., channels], t [B]) -> the shape of x; `xp` is numpy or jax.numpy, the numbers the same.
+def small_network(xp, channels: int, outputs: int | None = None) -> Callable:
+    """A fixed network (x [B, ..., channels], t [B]) -> [B, ..., outputs], as many as channels unless said otherwise.
+
+    `xp` is numpy or jax.numpy, the numbers the same.
 
     The weights are multiples of 1/64, so that float32 holds them exactly.
     """
+    width = outputs or channels
     weights, bias, pace = (
         np.round(64 * np.random.default_rng(seed).normal(size=shape)) / 64
-        for seed, shape in enumerate([(channels, channels), (channels,), (channels,)])
+        for seed, shape in enumerate([(channels, width), (width,), (width,)])
     )
 
     def network(x, t):
@@ -136,21 +192,22 @@ class GaussianData:
         covariance_of_xt = share * self.covariance + (1 - share) * np.eye(len(self.mean))
         return np.sqrt(share) * self.covariance @ np.linalg.inv(covariance_of_xt)
 
-    def denoiser(self, alphas_bar, prediction):
-        """The JAX function (x_t [B, D], t [B]) -> E[x_0 | x_t] for the prediction "x0", E[ε | x_t] for "eps"."""
-        alphas_bar = np.asarray(alphas_bar, np.float64)
-        identity = np.eye(len(self.mean))
-        signal, noise = (np.sqrt(share)[:, None, None] for share in (alphas_bar, 1 - alphas_bar))
-        of_x0 = self.gains(alphas_bar)
-        slopes = {"x0": of_x0, "eps": (identity - signal * of_x0) / noise}[prediction]  # ε = (x_t - √ᾱ_t x_0)/√(1-ᾱ_t)
-        level = {"x0": self.mean, "eps": 0 * self.mean}[prediction]
-        centres = signal[:, :, 0] * self.mean
+    def denoiser(self, chain: Chain, prediction):
+        """The JAX function (x_t [B, D], t [B]) -> the mean, given x_t, of what `prediction` names."""
+        from_xt, from_x0 = chain.line(np.arange(chain.steps), prediction)
+        gains = self.gains(chain.alphas_bar)
+        slopes = from_xt[:, None, None] * np.eye(len(self.mean)) + from_x0[:, None, None] * gains
+        levels = from_x0[:, None] * (self.mean - np.sqrt(chain.alphas_bar)[:, None] * (gains @ self.mean))
 
         def expected(xt, t):
-            centred = xt - jnp.asarray(centres, xt.dtype)[t]
-            return jnp.asarray(level, xt.dtype) + jnp.einsum("bij,bj->bi", jnp.asarray(slopes, xt.dtype)[t], centred)
+            return jnp.asarray(levels, xt.dtype)[t] + jnp.einsum("bij,bj->bi", jnp.asarray(slopes, xt.dtype)[t], xt)
 
         return expected
+
+    def log_density(self, x, share=1.0):
+        """[B] log q(x_t = x) where ᾱ_t is `share`."""
+        covariance = share * self.covariance + (1 - share) * np.eye(len(self.mean))
+        return stats.multivariate_normal.logpdf(x, np.sqrt(share) * self.mean, covariance)
 
     def ancestral_outcome(self, chain: Chain, variance):
         """Mean and covariance of what ancestral sampling with the best denoiser ends in.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax_ddpm.diffusion.gaussian import PIXEL_STEP
 from jax_ddpm.diffusion.losses import nats_to_bits_per_dim, sum_over_example
 from jax_ddpm.diffusion.prediction import Denoiser, split_output, to_x0
-from jax_ddpm.diffusion.schedules import NoiseSchedule
+from jax_ddpm.diffusion.schedules import NoiseSchedule, ends_in_noise
 from jax_ddpm.errors import InvalidInput
 
 MAX_SOLVER_STEPS = 10_000
@@ -64,9 +64,9 @@ def ode_log_likelihood(
 
     if prediction == "mean":
         raise InvalidInput("prediction 'mean' is of a step, not of a level of noise: expected eps, x0, v or score for the ODE")
-    levels = jnp.log(jnp.asarray(schedule.sqrt_recip_alphas_bar_minus_one, x.dtype))
-    if not isinstance(levels, jax.core.Tracer) and not jnp.isfinite(levels[-1]):
+    if ends_in_noise(schedule):
         raise InvalidInput("the flow cannot start where ᾱ_T = 0: expected a schedule without zero terminal SNR")
+    levels = jnp.log(jnp.asarray(schedule.sqrt_recip_alphas_bar_minus_one, x.dtype))
     probe = jax.random.rademacher(key, x.shape, x.dtype)
 
     def velocity(level: jax.Array, x: jax.Array) -> jax.Array:

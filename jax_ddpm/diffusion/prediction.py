@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_ddpm.diffusion.gaussian import Gaussian, q_posterior
-from jax_ddpm.diffusion.schedules import NoiseSchedule, at
+from jax_ddpm.diffusion.schedules import NoiseSchedule, at, ends_in_noise
 from jax_ddpm.errors import InvalidInput, choose
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
@@ -60,12 +60,12 @@ def v_from_x0(schedule: NoiseSchedule, xt: jax.Array, t: jax.Array, x0: jax.Arra
 
 def x0_from_mean(schedule: NoiseSchedule, xt: jax.Array, t: jax.Array, mean: jax.Array) -> jax.Array:
     """x_0 from the mean of p(x_{t-1} | x_t)        (Ho et al. 2020, eq. 7 solved for x_0). All [B, ...], t [B]."""
-    return (mean - at(schedule.posterior_mean_xt, t, xt) * xt) / at(schedule.posterior_mean_x0, t, xt)
+    return (mean - at(schedule.predicted_mean_xt, t, xt) * xt) / at(schedule.predicted_mean_x0, t, xt)
 
 
 def mean_from_x0(schedule: NoiseSchedule, xt: jax.Array, t: jax.Array, x0: jax.Array) -> jax.Array:
-    """The mean of q(x_{t-1} | x_t, x_0)        (Ho et al. 2020, eq. 7). All [B, ...], t [B]."""
-    return q_posterior(schedule, x0, xt, t).mean
+    """The mean of q(x_{t-1} | x_t, x_0), a step of the whole chain        (Ho et al. 2020, eq. 7). All [B, ...], t [B]."""
+    return at(schedule.predicted_mean_x0, t, xt) * x0 + at(schedule.predicted_mean_xt, t, xt) * xt
 
 
 def x0_from_score(schedule: NoiseSchedule, xt: jax.Array, t: jax.Array, score: jax.Array) -> jax.Array:
@@ -114,12 +114,8 @@ def convert(schedule: NoiseSchedule, output: jax.Array, xt: jax.Array, t: jax.Ar
 
 
 def check_terminal_snr(schedule: NoiseSchedule, prediction: str) -> None:
-    """Raises InvalidInput where x_T is noise alone and so, told by its noise or its score, no x_0 follows from it.
-
-    Only where the tables are concrete: within a function that takes the schedule as an argument nothing is known of them yet.
-    """
-    known = not isinstance(schedule.alphas_bar, jax.core.Tracer)
-    if prediction in ("eps", "score") and known and schedule.alphas_bar[-1] == 0:
+    """Raises InvalidInput where x_T is noise alone and so, told by its noise or its score, no x_0 follows from it."""
+    if prediction in ("eps", "score") and ends_in_noise(schedule):
         raise InvalidInput(
             f"prediction {prediction!r} cannot say x_0 where ᾱ_T = 0: expected v, x0 or mean, with zero terminal SNR"
         )
@@ -179,7 +175,8 @@ def p_mean_variance(
     The variance is one of
       "fixed_small": β̃_t, right for data that is a point;
       "fixed_large": β_t, right for data N(0, I) (Ho et al. 2020, section 3.2); at t = 0 both are β̃_1;
-      "learned": log σ² is the second half of the output's channels, v (Nichol & Dhariwal 2021, public code);
+      "learned": log σ² is the second half of the output's channels, v, for steps of the whole chain (Nichol & Dhariwal 2021,
+        public code);
       "learned_range": log σ² = f log β_t + (1-f) log β̃_t with f = (v+1)/2 (Nichol & Dhariwal 2021, eq. 15).
 
     Args:
@@ -200,4 +197,4 @@ def p_mean_variance(
     x0 = to_x0(schedule, predicted, xt, t, prediction)
     if clip is not None:
         x0 = clip(x0)
-    return Gaussian(mean_from_x0(schedule, xt, t, x0), log_variance), x0
+    return Gaussian(q_posterior(schedule, x0, xt, t).mean, log_variance), x0

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_ddpm.diffusion.schedules import MARGINALS, NoiseSchedule, schedule_from_betas
+from jax_ddpm.diffusion.schedules import MARGINALS, NoiseSchedule, log_alphas, schedule_from_betas
 from jax_ddpm.errors import InvalidInput, did_you_mean
+
+_KEPT = (*MARGINALS, "timesteps", "predicted_mean_x0", "predicted_mean_xt")  # what stays that of the whole chain
 
 
 def respace(schedule: NoiseSchedule, timesteps: Sequence[int] | np.ndarray | str) -> NoiseSchedule:
@@ -15,7 +17,8 @@ def respace(schedule: NoiseSchedule, timesteps: Sequence[int] | np.ndarray | str
 
     β'_i = 1 - ᾱ_{τ_i} / ᾱ_{τ_{i-1}}        (Nichol & Dhariwal 2021, section 4: improving sampling speed)
 
-    The network is still told the original times, `timesteps`; a chain that was shortened already remembers them.
+    The network is still told the original times, `timesteps`, and a mean that it predicts is still that of a step of the whole
+    chain; a chain that was shortened already remembers both.
 
     Args:
       schedule: of T steps, its tables on the host.
@@ -30,12 +33,9 @@ def respace(schedule: NoiseSchedule, timesteps: Sequence[int] | np.ndarray | str
         raise InvalidInput(f"timesteps={timesteps}: expected whole numbers, at least one")
     if np.any(np.diff(kept) <= 0) or kept[0] < 0 or kept[-1] >= schedule.steps:
         raise InvalidInput(f"timesteps={kept.tolist()}: expected increasing numbers in 0..{schedule.steps - 1}")
-    with np.errstate(divide="ignore"):
-        decays = np.log1p(-np.asarray(schedule.betas, np.float64))[: kept[-1] + 1]
-    betas = -np.expm1(np.add.reduceat(decays, np.append(0, kept[:-1] + 1)))
-    marginals = {name: getattr(schedule, name)[kept] for name in MARGINALS}
-    shorter = schedule_from_betas(betas, schedule.betas.dtype)
-    return dataclasses.replace(shorter, timesteps=schedule.timesteps[kept], **marginals)
+    between = np.add.reduceat(log_alphas(schedule)[: kept[-1] + 1], np.append(0, kept[:-1] + 1))
+    shorter = schedule_from_betas(-np.expm1(between), schedule.betas.dtype)
+    return dataclasses.replace(shorter, **{name: getattr(schedule, name)[kept] for name in _KEPT})
 
 
 def spaced_timesteps(total: int, spacing: str) -> np.ndarray:

@@ -37,6 +37,8 @@ class NoiseSchedule:
       posterior_variance: β̃_t = β_t (1-ᾱ_{t-1}) / (1-ᾱ_t); zero at t = 0.
       posterior_log_variance: log β̃_t, with the value of t = 1 at t = 0.
       upper_log_variance: log β_t, with the value of log β̃_1 at t = 0.
+      predicted_mean_x0, predicted_mean_xt: the weights of the mean that a network may predict. They are those of the posterior,
+        and in a shortened chain those of the whole one, for which the network was trained.
     """
 
     timesteps: jax.Array
@@ -53,6 +55,8 @@ class NoiseSchedule:
     posterior_variance: jax.Array
     posterior_log_variance: jax.Array
     upper_log_variance: jax.Array
+    predicted_mean_x0: jax.Array
+    predicted_mean_xt: jax.Array
 
     @property
     def steps(self) -> int:
@@ -78,15 +82,23 @@ def schedule_from_betas(betas: ArrayLike, dtype: DTypeLike = np.float32) -> Nois
         )
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise InvalidInput(f"dtype={np.dtype(dtype)}: a schedule keeps its digits in float32 or float64 alone")
-    tables = _marginal_tables(log_alphas_bar(betas)) | _step_tables(betas)
+    with np.errstate(divide="ignore"):
+        log_signal = np.cumsum(np.log1p(-betas))
+    tables = _marginal_tables(log_signal) | _step_tables(betas, log_signal)
     stored: dict[str, Any] = {name: table.astype(dtype) for name, table in tables.items()}
     return NoiseSchedule(**stored, timesteps=cast(jax.Array, np.arange(betas.size, dtype=np.int32)))
 
 
-def log_alphas_bar(betas: ArrayLike) -> np.ndarray:
-    """[T] log ᾱ_t = Σ_{s≤t} log(1-β_s) in float64, with its digits kept however small β is; -∞ after β = 1."""
+def log_alphas(schedule: NoiseSchedule) -> np.ndarray:
+    """[T] log α_t in float64, from whichever table has kept its digits; -∞ where β_t = 1."""
+    betas, alphas = np.asarray(schedule.betas, np.float64), np.asarray(schedule.alphas, np.float64)
     with np.errstate(divide="ignore"):
-        return np.cumsum(np.log1p(-np.asarray(betas, np.float64)))
+        return np.where(betas < 0.5, np.log1p(-betas), np.log(alphas))
+
+
+def ends_in_noise(schedule: NoiseSchedule) -> bool:
+    """Whether ᾱ_T is known to be 0; within a function that takes the schedule as an argument nothing is known of it yet."""
+    return not isinstance(schedule.alphas_bar, jax.core.Tracer) and bool(schedule.alphas_bar[-1] == 0)
 
 
 def _marginal_tables(log_signal: np.ndarray) -> dict[str, np.ndarray]:
@@ -106,20 +118,23 @@ def _marginal_tables(log_signal: np.ndarray) -> dict[str, np.ndarray]:
 MARGINALS = tuple(_marginal_tables(np.zeros(1)))  # the names of the tables that do not depend on the steps between
 
 
-def _step_tables(betas: np.ndarray) -> dict[str, np.ndarray]:
-    """What q(x_{t-1} | x_t, x_0) and p(x_{t-1} | x_t) need, from β_t."""
-    log_signal = log_alphas_bar(betas)
+def _step_tables(betas: np.ndarray, log_signal: np.ndarray) -> dict[str, np.ndarray]:
+    """What q(x_{t-1} | x_t, x_0) and p(x_{t-1} | x_t) need, from β_t and log ᾱ_t."""
     noise = -np.expm1(log_signal)
     log_signal_prev, noise_prev = np.append(0.0, log_signal[:-1]), np.append(0.0, noise[:-1])
     posterior_variance = betas * noise_prev / noise
     # The posterior at t = 0 is a point. Its log-variance takes the value of t = 1 (Ho et al., public code); a chain of one
     # step has no t = 1, so there it is log β.
     first = posterior_variance[1] if betas.size > 1 else betas[0]
+    of_x0 = np.exp(0.5 * log_signal_prev) * betas / noise
+    of_xt = np.sqrt(1 - betas) * noise_prev / noise
     return {
         "betas": betas,
         "alphas": 1 - betas,
-        "posterior_mean_x0": np.exp(0.5 * log_signal_prev) * betas / noise,
-        "posterior_mean_xt": np.sqrt(1 - betas) * noise_prev / noise,
+        "posterior_mean_x0": of_x0,
+        "posterior_mean_xt": of_xt,
+        "predicted_mean_x0": of_x0,
+        "predicted_mean_xt": of_xt,
         "posterior_variance": posterior_variance,
         "posterior_log_variance": np.log(np.append(first, posterior_variance[1:])),
         "upper_log_variance": np.log(np.append(first, betas[1:])),
@@ -194,7 +209,7 @@ def jsd_schedule(steps: int, *, dtype: DTypeLike = np.float32) -> NoiseSchedule:
 def cosine_schedule(steps: int, offset: float = 0.008, *, dtype: DTypeLike = np.float32) -> NoiseSchedule:
     """ᾱ_t ∝ cos²((t/T + s)/(1 + s)·π/2), β_t at most .999 (Nichol & Dhariwal 2021, eq. 17). `offset` is s."""
     _check_steps(steps)
-    if offset < 0:
+    if not 0 <= offset < np.inf:
         raise InvalidInput(f"offset={offset}: expected 0 or more, such as .008")
     alphas_bar = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2) ** 2
     return _clipped(1 - alphas_bar[1:] / alphas_bar[:-1], dtype)
@@ -212,7 +227,7 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     """
     if schedule.steps < 2:
         raise InvalidInput("zero_terminal_snr: a chain of one step has its only step at the end; expected 2 or more")
-    roots = np.exp(0.5 * log_alphas_bar(schedule.betas))
+    roots = np.exp(0.5 * np.cumsum(log_alphas(schedule)))
     alphas_bar = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
     betas = np.append(schedule.betas[0], 1 - alphas_bar[1:] / alphas_bar[:-1])
     return dataclasses.replace(schedule_from_betas(betas, schedule.betas.dtype), timesteps=schedule.timesteps)

@@ -64,6 +64,8 @@ _ERROR_OF_X0 = {"eps": snr, "x0": lambda schedule, t: jnp.ones(t.shape), "v": la
 def weighted(loss: Loss, weighting: Weighting, error: str) -> Loss:
     """A loss, each example counted by the noise that it got.
 
+    Where nothing of x_0 is left (SNR 0) an error of ε says nothing of x_0 and its weight is not defined: use that of v or x_0.
+
     Args:
       loss: a mean square error, such as `eps_loss`.
       weighting: the factor on the error of x_0.

@@ -21,7 +21,7 @@ from jax_ddpm import (
     q_sample,
     schedule_from_betas,
 )
-from tests.references import LOG_FLOOR, PIXELS, Chain, bin_log_probability, normal_kl
+from tests.references import LOG_FLOOR, PIXELS, Chain, assert_float64_agrees, bin_log_probability, normal_kl
 
 SCHEDULE, SCHEDULE64 = linear_schedule(1000), linear_schedule(1000, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)
@@ -112,13 +112,7 @@ class EveryFunction(chex.TestCase):
 
 @pytest.mark.parametrize(("ours", "reference"), [f[1:3] for f in FUNCTIONS], ids=[f[0] for f in FUNCTIONS])
 def test_float64_agrees_with_the_reference(ours, reference):
-    doubles = [a.astype(np.float64) for a in inputs()]
-    with jax.enable_x64(True):
-        actual = jax.jit(ours)(SCHEDULE64, *doubles, TIMES)
-    chex.assert_type(jax.tree.leaves(actual), jnp.float64)
-    # The tables hold 12 digits and more, 1 - ᾱ_0 = 1e-4 being found by subtraction.
-    for ours_part, reference_part in zip(jax.tree.leaves(actual), jax.tree.leaves(reference(*doubles, TIMES)), strict=True):
-        np.testing.assert_allclose(ours_part, reference_part, rtol=1e-10, atol=1e-10)
+    assert_float64_agrees(ours, reference, SCHEDULE64, inputs(), TIMES)
 
 
 @pytest.mark.parametrize("ours", [f[1] for f in FUNCTIONS], ids=[f[0] for f in FUNCTIONS])

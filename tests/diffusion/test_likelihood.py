@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 
 import chex
@@ -7,17 +8,43 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_ddpm import VLB, bits_per_dim, linear_schedule, prior_kl, schedule_from_betas, static_clip, vlb_terms
+from jax_ddpm import (
+    VLB,
+    RateDistortion,
+    bits_per_dim,
+    kl_loss,
+    linear_schedule,
+    prior_kl,
+    rate_distortion,
+    schedule_from_betas,
+    static_clip,
+    vlb_terms,
+    x0_loss,
+)
 from jax_ddpm.diffusion.schedules import at
-from tests.references import PIXELS, Chain, bin_log_probability, normal_kl, small_network
+from tests.references import (
+    PIXELS,
+    PREDICTIONS,
+    VARIANCES,
+    Chain,
+    GaussianData,
+    bin_log_probability,
+    mean_over_example,
+    normal_kl,
+    small_network,
+)
 
 BETAS = np.linspace(0.002, 0.3, 12)
 SCHEDULE, SCHEDULE64 = schedule_from_betas(BETAS), schedule_from_betas(BETAS, np.float64)
 CHAIN = Chain(BETAS)
 SHAPE = (5, 4, 3)
 KEY = jax.random.key(7)
-NETWORK, NUMPY_NETWORK = small_network(jnp, 3), small_network(np, 3)
-KINDS = [(prediction, variance) for prediction in ("eps", "x0") for variance in ("fixed_small", "fixed_large")]
+KINDS = [(prediction, variance) for prediction in PREDICTIONS for variance in VARIANCES]
+
+
+def network(xp, variance):
+    """One that says the variance too where that is learned."""
+    return small_network(xp, 3, 6 if variance.startswith("learned") else 3)
 
 
 def pixels(seed: int = 0) -> np.ndarray:
@@ -31,15 +58,18 @@ def prior_reference(chain, x0):
 
 def bound_reference(prediction, variance, x0, key, dtype):
     """Every term in float64, with the noise that the bound draws: that of fold_in(key, t)."""
-    terms = []
+    terms, x0_mse, denoiser = [], [], network(np, variance)
     for t in range(CHAIN.steps):
-        eps = np.asarray(jax.random.normal(jax.random.fold_in(key, t), x0.shape, dtype), np.float64)
-        terms.append(CHAIN.bound_term(NUMPY_NETWORK, x0, np.full(len(x0), t), eps, prediction=prediction, variance=variance))
-    return VLB(prior_reference(CHAIN, x0), np.stack([0 * terms[0], *terms[1:]]), terms[0])
+        eps, when = np.asarray(jax.random.normal(jax.random.fold_in(key, t), x0.shape, dtype), np.float64), np.full(len(x0), t)
+        terms.append(CHAIN.bound_term(denoiser, x0, when, eps, prediction=prediction, variance=variance))
+        xt = CHAIN.noised(x0, when, eps)
+        _, _, predicted_x0 = CHAIN.reverse(denoiser(xt, when), xt, when, prediction=prediction, variance=variance)
+        x0_mse.append(mean_over_example((x0 - predicted_x0) ** 2))
+    return VLB(prior_reference(CHAIN, x0), np.stack([0 * terms[0], *terms[1:]]), terms[0], np.stack(x0_mse))
 
 
 def bound(prediction, variance, schedule, x0, key):
-    return vlb_terms(schedule, NETWORK, x0, key, prediction=prediction, variance=variance)
+    return vlb_terms(schedule, network(jnp, variance), x0, key, prediction=prediction, variance=variance)
 
 
 class EveryTerm(chex.TestCase):
@@ -52,7 +82,7 @@ class EveryTerm(chex.TestCase):
 
         vlb = self.variant(from_data)(SCHEDULE, pixels(), jax.random.key_data(KEY))
         assert isinstance(vlb, VLB)
-        chex.assert_shape([vlb.prior, vlb.kl, vlb.decoder, vlb.total], [(5,), (12, 5), (5,), (5,)])
+        chex.assert_shape([vlb.prior, vlb.kl, vlb.decoder, vlb.x0_mse, vlb.total], [(5,), (12, 5), (5,), (12, 5), (5,)])
         chex.assert_type(list(vlb), jnp.float32)
         chex.assert_tree_all_finite(vlb)
         expected = bound_reference(prediction, variance, pixels().astype(np.float64), KEY, jnp.float32)
@@ -70,11 +100,34 @@ class EveryTerm(chex.TestCase):
 
     @chex.all_variants
     def test_bits_per_dim_divides_the_total_by_the_dimensions_and_log_two(self):
-        vlb = VLB(jnp.array([1.0, 2.0]), jnp.array([[0.0, 0.0], [3.0, 4.0], [5.0, 6.0]]), jnp.array([7.0, 8.0]))
+        kl = jnp.array([[0.0, 0.0], [3.0, 4.0], [5.0, 6.0]])
+        vlb = VLB(jnp.array([1.0, 2.0]), kl, jnp.array([7.0, 8.0]), jnp.full((3, 2), 9.0))
         bits = self.variant(lambda v: bits_per_dim(v, (4, 2, 1)))(vlb)
         chex.assert_shape(bits, (2,))
         chex.assert_type(bits, jnp.float32)
         np.testing.assert_allclose(bits, [16 / 8 / math.log(2), 20 / 8 / math.log(2)], rtol=1e-6)  # float32 round-off
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_rate_and_distortion_are_what_plain_loops_say(self):
+        rng = np.random.default_rng(4)
+        kl, x0_mse = rng.uniform(size=(2, 4, 3)).astype(np.float32)
+        kl[0] = 0
+        vlb = VLB(np.array([1.0, 2.0, 4.0], np.float32), kl, np.full(3, 7.0, np.float32), x0_mse)
+        found = self.variant(lambda v: rate_distortion(v, (4, 2, 1)))(vlb)
+        assert isinstance(found, RateDistortion)
+        chex.assert_shape([found.rate, found.rmse], (4,))
+        rate, rmse = [], []
+        for t in range(4):
+            nats = [vlb.prior[image].item() for image in range(3)]
+            squares = []
+            for image in range(3):
+                for s in range(t + 1, 4):  # x_t is known when all the steps from x_T to it have been sent
+                    nats[image] += kl[s, image].item()
+                squares.append((255 / 2) ** 2 * x0_mse[t, image].item())
+            rate.append(sum(nats) / 3 / 8 / math.log(2))
+            rmse.append(math.sqrt(sum(squares) / 3))
+        np.testing.assert_allclose(found.rate, rate, rtol=1e-6)  # a few roundings of float32
+        np.testing.assert_allclose(found.rmse, rmse, rtol=1e-6)
 
 
 # float32 as above; float64 keeps the 12 digits of the tables
@@ -89,6 +142,26 @@ def test_every_kind_of_bound_agrees_with_the_reference(prediction, variance, sch
     chex.assert_type(list(vlb), np.dtype(dtype))
     chex.assert_trees_all_close(vlb, jax.tree.map(np.dtype(dtype).type, expected), rtol=tolerance)
     np.testing.assert_allclose(bits, expected.total / 12 / np.log(2), rtol=tolerance)
+
+
+def test_terms_are_the_losses_at_each_t():
+    vlb = bound("v", "learned_range", SCHEDULE, pixels(), KEY)
+    for t in (0, 4, 11):
+        eps, when = jax.random.normal(jax.random.fold_in(KEY, t), SHAPE), np.full(5, t)
+        arguments = SCHEDULE, network(jnp, "learned_range"), pixels(), when, eps
+        term = kl_loss(*arguments, prediction="v", variance="learned_range")
+        np.testing.assert_allclose(vlb.decoder if t == 0 else vlb.kl[t], term, rtol=1e-4)  # the float32 error of one term
+        np.testing.assert_allclose(vlb.x0_mse[t], x0_loss(*arguments, prediction="v"), rtol=1e-5)
+
+
+def test_rate_begins_with_the_prior_and_ends_with_all_but_the_decoder():
+    vlb = bound("eps", "fixed_small", SCHEDULE, pixels(), KEY)
+    rate, rmse = rate_distortion(vlb, SHAPE[1:])
+    whole = bits_per_dim(vlb, SHAPE[1:]).mean() - vlb.decoder.mean() / 12 / math.log(2)
+    np.testing.assert_allclose(rate[-1], vlb.prior.mean() / 12 / math.log(2), rtol=1e-6)
+    np.testing.assert_allclose(rate[0], whole, rtol=1e-5)  # sums of twelve terms in another order
+    assert np.all(np.diff(rate) < 0)
+    np.testing.assert_allclose(rmse, 255 / 2 * np.sqrt(vlb.x0_mse.mean(axis=1)), rtol=1e-6)
 
 
 def test_mapping_over_keys_and_batches_gives_each_its_own_bound():
@@ -109,6 +182,7 @@ def test_clip_reaches_every_term():
     free, clipped, edge = constant_guess(3.0, None), constant_guess(3.0, static_clip), constant_guess(1.0, None)
     chex.assert_trees_all_close(clipped, edge, rtol=1e-6)  # the same numbers, in two compilations
     assert np.all(free.total > 2 * clipped.total)
+    np.testing.assert_allclose(clipped.x0_mse, np.broadcast_to(mean_over_example((pixels() - 1) ** 2), (12, 5)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -198,3 +272,74 @@ def test_bound_lies_above_the_exact_likelihood_and_closes_in_on_it():
     assert totals[1] > totals[2]
     assert abs(totals[2]) < 0.03
     assert by_default[2][0] == pytest.approx(0.11, abs=0.05)
+
+
+COUPLED = GaussianData(
+    np.array([0.1, -0.2, 0.05]),
+    np.array([[0.04, 0.018, -0.0108], [0.018, 0.0225, 0.0054], [-0.0108, 0.0054, 0.0324]]),  # deviations of .2, .15 and .18
+)
+MANY = 10_000
+
+
+def coupled_pixels():
+    draw = np.random.default_rng(5).multivariate_normal(COUPLED.mean, COUPLED.covariance, MANY)
+    return PIXELS[np.clip(np.rint((draw + 1) * 255 / 2), 0, 255).astype(int)].astype(np.float32)
+
+
+def coupled_terms(chain, variance):
+    """Prior, [T-1] KLs and decoder that the best denoiser has in the mean over the data, and [T, 3] the best log σ².
+
+    Given x_t, x_0 has the covariance C_t = (Σ⁻¹ + SNR_t)⁻¹, and x_{t-1} the variances β̃_t + w_t² diag C_t, w_t being the
+    weight of x_0 in the posterior's mean. Then E L_t = ½ Σ (log σ²/β̃ - 1 + (β̃ + w² C)/σ²), σ² best being these variances.
+    """
+    t = np.arange(chain.steps)
+    ratio = chain.signal_to_noise(t)[:, None, None]
+    left = np.diagonal(np.linalg.inv(np.linalg.inv(COUPLED.covariance) + ratio * np.eye(3)), axis1=1, axis2=2)
+    zeros = np.zeros(chain.steps)
+    posterior, weight = chain.posterior(zeros, zeros, t)[1][:, None], chain.posterior(zeros + 1, zeros, t)[0][:, None]
+    of_state = posterior + weight**2 * left
+    allowed = of_state if variance == "learned" else chain.reverse_variance(t, of_state, variance)
+    kl = (np.log(allowed[1:] / posterior[1:]) - 1 + of_state[1:] / allowed[1:]).sum(axis=1) / 2
+    decoder = (np.log(2 * np.pi * allowed[0]) + of_state[0] / allowed[0]).sum() / 2 - 3 * np.log(2 / 255)
+    share = chain.alphas_bar[-1]
+    prior = share * (np.trace(COUPLED.covariance) + COUPLED.mean @ COUPLED.mean - 3) - 3 * np.log1p(-share)
+    return prior / 2, kl, decoder, np.log(of_state)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "variance", "steps"), [("v", "learned", (10, 100, 1000)), ("eps", "fixed_large", (10, 100))]
+)
+def test_bound_of_coupled_gaussian_data_has_the_mean_that_follows(prediction, variance, steps):
+    x0 = coupled_pixels()
+    # The density at the middle of a bin times its volume errs by 2e-5: (2/255)²/24 of its curvature.
+    likelihood = COUPLED.log_density(x0.astype(np.float64)) + 3 * np.log(2 / 255)
+    expected_gaps, gaps = [], []
+    for number in steps:
+        schedule = linear_schedule(number)
+        chain = Chain(schedule.betas.astype(np.float64))
+        prior, kl, decoder, log_variance = coupled_terms(chain, variance)
+        best, values = COUPLED.denoiser(chain, prediction), log_variance.astype(np.float32)
+
+        def denoiser(xt, t, best=best, values=values):
+            said = [best(xt, t), jnp.asarray(values)[t]]
+            return jnp.concatenate(said if variance == "learned" else said[:1], axis=1)
+
+        vlb = jax.jit(lambda x0, s=schedule, d=denoiser: vlb_terms(s, d, x0, KEY, prediction=prediction, variance=variance))(x0)
+        np.testing.assert_allclose(vlb.prior.mean(), prior, rtol=0.02, atol=1e-7)  # what 10,000 draws leave
+        error = np.std(vlb.kl[1:], axis=1) / math.sqrt(MANY)
+        # Five of what 10,000 draws err by, for up to 999 terms at once, and the float32 error of one term; rounding the data
+        # adds (2/255)²/12 = 5e-6 to each variance of .02 and more.
+        assert np.all(np.abs(vlb.kl[1:].mean(axis=1) - kl) < 5 * error + 1e-3 * kl + 1e-9)
+        # A decoder with σ = .01 is not quite a density over bins of .0078: .001 a component.
+        assert abs(vlb.decoder.mean() - decoder) < 5 * vlb.decoder.std() / math.sqrt(MANY) + 3e-3
+        gap = np.asarray(vlb.total, np.float64) + likelihood
+        gaps.append(gap.mean())
+        # The entropy of the data stands for its exact likelihood in the mean.
+        expected_gaps.append(
+            prior + kl.sum() + decoder - np.linalg.slogdet(2 * np.pi * np.e * COUPLED.covariance)[1] / 2 + 3 * np.log(2 / 255)
+        )
+        assert abs(gap.mean() - expected_gaps[-1]) < 5 * gap.std() / math.sqrt(MANY) + 3e-3
+    # The bound lies above the likelihood, and with the best variances a tenth as far for ten times the steps.
+    assert min(expected_gaps) > 0
+    assert all(before > 4 * after for before, after in itertools.pairwise(expected_gaps))
+    assert gaps[0] > 4 * gaps[1] > 0

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jax_ddpm import (
     InvalidInput,
+    convert,
     cosine_schedule,
     eps_from_x0,
     from_x0,
@@ -22,13 +23,14 @@ from jax_ddpm import (
     to_x0,
     x0_from_eps,
 )
-from tests.references import Chain
+from tests.references import PREDICTIONS, VARIANCES, Chain, assert_float64_agrees
 
 SCHEDULE, SCHEDULE64 = linear_schedule(1000), linear_schedule(1000, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)
 TIMES = np.array([0, 1, 2, 250, 500])
 SHAPE = (5, 4, 3)
-PREDICTIONS, VARIANCES = ("eps", "x0"), ("fixed_small", "fixed_large")
+FIXED, LEARNED = VARIANCES[:2], VARIANCES[2:]
+PAIRS = [(source, target) for source in PREDICTIONS for target in PREDICTIONS]
 ROUND_OFF = 2.0**-24  # of one float32 operation, relative
 
 
@@ -37,11 +39,18 @@ def inputs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.random.default_rng(seed).normal(size=(2, *SHAPE)).astype(np.float32))
 
 
+def whole(xp, output, variance):
+    """The output, and beside it, where the variance is learned, values for it in -1.2 … 1.2."""
+    return xp.concatenate([output, 1.2 * xp.sin(5 * output)], axis=-1) if variance in LEARNED else output
+
+
 def reverse(prediction, variance, clip, schedule, output, xt, t):
+    output = whole(jnp, output, variance)
     return p_mean_variance(schedule, output, xt, t, prediction=prediction, variance=variance, clip=clip)
 
 
 def reverse_reference(prediction, variance, clip, output, xt, t):
+    output = whole(np, output, variance)
     mean, spread, x0 = CHAIN.reverse(output, xt, t, prediction=prediction, variance=variance, clip=clip)
     return mean, np.log(spread), x0
 
@@ -50,24 +59,30 @@ def clip_reference(x0):
     return np.minimum(np.maximum(x0, -1), 1)
 
 
-# name, the function of (schedule, output, xt, t), its reference
+# The greatest coefficient at TIMES of those that are greater than 1/√(1-ᾱ_0) = 100: one by the weight that the mean of t = 500
+# gives x_0, and 1/(1-ᾱ_0).
+COEFFICIENT = {"to_x0_mean": 400, "from_x0_score": 10_000}
+
+# name, the function of (schedule, output, xt, t), its reference, the greatest coefficient
 FUNCTIONS = (
-    ("x0_from_eps", lambda s, o, xt, t: x0_from_eps(s, xt, t, o), lambda o, xt, t: CHAIN.predicted_x0(o, xt, t, "eps")),
-    ("eps_from_x0", lambda s, o, xt, t: eps_from_x0(s, xt, t, o), lambda o, xt, t: CHAIN.predicted_eps(o, xt, t, "x0")),
-    ("static_clip", lambda s, o, xt, t: static_clip(o), lambda o, xt, t: clip_reference(o)),
+    ("x0_from_eps", lambda s, o, xt, t: x0_from_eps(s, xt, t, o), lambda *rest: CHAIN.converted(*rest, "eps", "x0"), 100),
+    ("eps_from_x0", lambda s, o, xt, t: eps_from_x0(s, xt, t, o), lambda *rest: CHAIN.converted(*rest, "x0", "eps"), 100),
+    ("static_clip", lambda s, o, xt, t: static_clip(o), lambda o, xt, t: clip_reference(o), 100),
     *(
         (
             f"to_x0_{kind}",
-            lambda s, o, xt, t, kind=kind: to_x0(s, o, xt, t, kind),
-            lambda o, xt, t, kind=kind: CHAIN.predicted_x0(o, xt, t, kind),
+            functools.partial(lambda kind, *rest: to_x0(*rest, kind), kind),
+            functools.partial(lambda kind, *rest: CHAIN.converted(*rest, kind, "x0"), kind),
+            COEFFICIENT.get(f"to_x0_{kind}", 100),
         )
         for kind in PREDICTIONS
     ),
     *(
         (
             f"from_x0_{kind}",
-            lambda s, o, xt, t, kind=kind: from_x0(s, o, xt, t, kind),
-            lambda o, xt, t, kind=kind: o if kind == "x0" else CHAIN.predicted_eps(o, xt, t, "x0"),
+            functools.partial(lambda kind, *rest: from_x0(*rest, kind), kind),
+            functools.partial(lambda kind, *rest: CHAIN.converted(*rest, "x0", kind), kind),
+            COEFFICIENT.get(f"from_x0_{kind}", 100),
         )
         for kind in PREDICTIONS
     ),
@@ -76,10 +91,15 @@ FUNCTIONS = (
             f"p_mean_variance_{prediction}_{variance}_{'free' if clips[0] is None else 'clipped'}",
             functools.partial(reverse, prediction, variance, clips[0]),
             functools.partial(reverse_reference, prediction, variance, clips[1]),
+            COEFFICIENT.get(f"to_x0_{prediction}", 100),
         )
-        for prediction in PREDICTIONS
-        for variance in VARIANCES
-        for clips in ((None, None), (static_clip, clip_reference))
+        for prediction, variance, clips in (
+            *((prediction, "fixed_large", (None, None)) for prediction in PREDICTIONS),
+            *(("eps", variance, (static_clip, clip_reference)) for variance in VARIANCES),
+            ("x0", "fixed_small", (static_clip, clip_reference)),
+            ("v", "learned", (None, None)),
+            ("mean", "learned_range", (static_clip, clip_reference)),
+        )
     ),
 )
 
@@ -87,31 +107,26 @@ FUNCTIONS = (
 class EveryFunction(chex.TestCase):
     @chex.all_variants
     @parameterized.named_parameters(*FUNCTIONS)
-    def test_float32_agrees_with_the_float64_reference(self, ours, reference):
+    def test_float32_agrees_with_the_float64_reference(self, ours, reference, coefficient):
         actual = self.variant(ours)(SCHEDULE, *inputs(), TIMES)
         expected = reference(*(a.astype(np.float64) for a in inputs()), TIMES)
         chex.assert_type(jax.tree.leaves(actual), jnp.float32)
         chex.assert_tree_all_finite(actual)
-        is_reverse_step = len(jax.tree.leaves(actual)) == 3
-        chex.assert_shape(jax.tree.leaves(actual), [SHAPE, (5, 1, 1), SHAPE] if is_reverse_step else SHAPE)
-        # At these t no coefficient exceeds 100 (1/√(1-ᾱ_0)), no input 3; each of four roundings is 2^-24 of the product.
+        is_reverse_step, is_learned = isinstance(actual, tuple), "learned" in self.id()
+        shapes = [SHAPE, SHAPE if is_learned else (5, 1, 1), SHAPE] if is_reverse_step else SHAPE
+        chex.assert_shape(jax.tree.leaves(actual), shapes)
+        # No input exceeds 3; each of four roundings is 2^-24 of the product.
         for ours_part, reference_part in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours_part, reference_part, rtol=2e-6, atol=100 * 3 * 4 * ROUND_OFF)
+            np.testing.assert_allclose(ours_part, reference_part, rtol=2e-6, atol=coefficient * 3 * 4 * ROUND_OFF)
 
 
-@pytest.mark.parametrize(("ours", "reference"), [f[1:] for f in FUNCTIONS], ids=[f[0] for f in FUNCTIONS])
+@pytest.mark.parametrize(("ours", "reference"), [f[1:3] for f in FUNCTIONS], ids=[f[0] for f in FUNCTIONS])
 def test_float64_agrees_with_the_reference(ours, reference):
-    doubles = [a.astype(np.float64) for a in inputs()]
-    with jax.enable_x64(True):
-        actual = jax.jit(ours)(SCHEDULE64, *doubles, TIMES)
-    chex.assert_type(jax.tree.leaves(actual), jnp.float64)
-    # The tables hold 12 digits and more; the greatest coefficient is 100.
-    for ours_part, reference_part in zip(jax.tree.leaves(actual), jax.tree.leaves(reference(*doubles, TIMES)), strict=True):
-        np.testing.assert_allclose(ours_part, reference_part, rtol=1e-10, atol=1e-10)
+    assert_float64_agrees(ours, reference, SCHEDULE64, inputs(), TIMES)
 
 
-@pytest.mark.parametrize("ours", [f[1] for f in FUNCTIONS], ids=[f[0] for f in FUNCTIONS])
-def test_mapping_over_batches_gives_each_its_own_result(ours):
+@pytest.mark.parametrize(("ours", "coefficient"), [f[1::2] for f in FUNCTIONS], ids=[f[0] for f in FUNCTIONS])
+def test_mapping_over_batches_gives_each_its_own_result(ours, coefficient):
     batches = [inputs(seed) for seed in range(4)]
     times = np.stack([np.roll(TIMES, shift) for shift in range(4)])
     outputs, xts = (np.stack(parts) for parts in zip(*batches, strict=True))
@@ -120,7 +135,7 @@ def test_mapping_over_batches_gives_each_its_own_result(ours):
     for transform in (jax.vmap, jax.pmap):
         mapped = jax.jit(transform(ours, in_axes=(None, 0, 0, 0)))(SCHEDULE, outputs, xts, times)
         # The same float32 arithmetic, but products and sums may be fused otherwise: the error of one function, as above.
-        chex.assert_trees_all_close(mapped, expected, rtol=2e-6, atol=100 * 3 * 4 * ROUND_OFF)
+        chex.assert_trees_all_close(mapped, expected, rtol=2e-6, atol=coefficient * 3 * 4 * ROUND_OFF)
 
 
 SCHEDULES = [
@@ -130,62 +145,90 @@ EVERY_T = np.arange(1000)
 
 
 @jax.jit
-def eps_round_trip(schedule, xt, t, eps):
-    return eps_from_x0(schedule, xt, t, x0_from_eps(schedule, xt, t, eps))
+def there_and_back(schedule, outputs, xt):
+    """[25, T] each output [T] as every other kind, and [25, T] these as its own kind again."""
+    t = jnp.arange(1000)
+    there = [convert(schedule, outputs[source], xt, t, source, target) for source, target in PAIRS]
+    back = [convert(schedule, o, xt, t, target, source) for o, (source, target) in zip(there, PAIRS, strict=True)]
+    return jnp.stack(there), jnp.stack(back)
 
 
-@jax.jit
-def x0_round_trip(schedule, xt, t, x0):
-    return x0_from_eps(schedule, xt, t, eps_from_x0(schedule, xt, t, x0))
+def sizes(chain, x0, xt, kind):
+    """[T] the terms that the output and x_0 are sums of, added up by size; and how an error of x_0 shows in the output.
+
+    The output being c x_t + d x_0: |c x_t| + |d x_0|, |c x_t / d| + |output / d|, and |d|.
+    """
+    from_xt, from_x0 = chain.line(EVERY_T, kind)
+    output = from_xt * xt + from_x0 * x0
+    return (
+        np.abs(from_xt * xt) + np.abs(from_x0 * x0),
+        (np.abs(from_xt * xt) + np.abs(output)) / np.abs(from_x0),
+        np.abs(from_x0),
+    )
 
 
 @pytest.mark.parametrize(("single", "double"), SCHEDULES)
 @given(x0=st.floats(-1, 1, width=32), eps=st.floats(-5, 5, width=32))
-def test_eps_and_x0_stand_for_each_other_at_every_t(single, double, x0, eps):
+def test_every_kind_of_output_stands_for_every_other_at_every_t(single, double, x0, eps):
     chain = Chain(double.betas)
-    signal, noise = np.sqrt(chain.alphas_bar), np.sqrt(chain.noise_variance)
-    x0_64, eps_64 = np.full(1000, x0, np.float64), np.full(1000, eps, np.float64)
-    xt_64 = chain.noised(x0_64, EVERY_T, eps_64)
+    x0 = np.full(1000, x0, np.float64)
+    xt = chain.noised(x0, EVERY_T, np.full(1000, eps, np.float64))
+    outputs = {kind: chain.output(x0, xt, EVERY_T, kind) for kind in PREDICTIONS}
     with jax.enable_x64(True):
-        # float64: the derivation below with 2^-53 in place of 2^-24 gives 1e-12 at worst.
-        np.testing.assert_allclose(eps_round_trip(double, xt_64, EVERY_T, eps_64), eps_64, rtol=0, atol=1e-10)
-        np.testing.assert_allclose(x0_round_trip(double, xt_64, EVERY_T, x0_64), x0_64, rtol=0, atol=1e-10)
-        np.testing.assert_allclose(x0_from_eps(double, xt_64, EVERY_T, eps_64), x0_64, rtol=0, atol=1e-10)
-    x0_32, eps_32, xt_32 = (a.astype(np.float32) for a in (x0_64, eps_64, xt_64))
-    # float32: each table and each operation is rounded to 2^-24 of itself. x_0 is a difference of x_t/√ᾱ and √(1/ᾱ - 1) ε, so
-    # its error is 2^-24 of these, (|x_t| + √(1-ᾱ)|ε|)/√ᾱ: 1/√ᾱ is 1 at t = 0, 157 at the end of the linear schedule, 20,000
-    # at that of the cosine. ε is a difference of x_t and √ᾱ x_0 over √(1-ᾱ): 1/√(1-ᾱ) is 100 and more at t = 0, 1 at the end.
-    # Going there and back multiplies the first error by √ᾱ/√(1-ᾱ) or the second by √(1-ᾱ)/√ᾱ, which gives the other's
-    # amplification. Six roundings on the way out and as many back; all together at most 12.
-    size = np.abs(xt_64) + noise * abs(eps) + signal * abs(x0)
-    eps_error = np.abs(eps_round_trip(single, xt_32, EVERY_T, eps_32) - eps_64)
-    x0_error = np.abs(x0_round_trip(single, xt_32, EVERY_T, x0_32) - x0_64)
-    tiny = np.finfo(np.float32).tiny / signal  # below the least normal number there are no digits to keep
-    assert np.all(eps_error <= 12 * ROUND_OFF * size / noise + tiny)
-    assert np.all(x0_error <= 12 * ROUND_OFF * size / signal + tiny)
+        there, back = there_and_back(double, outputs, xt)
+    # float64: the derivation below with 2^-53 for 2^-24. The most comes of x_0 from ε at the end of the cosine schedule, where
+    # 1/√ᾱ is 20,000, and of the score at its start, in which x_0 counts 24,000 times.
+    np.testing.assert_allclose(there, [outputs[target] for _, target in PAIRS], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(back, [outputs[source] for source, _ in PAIRS], rtol=1e-10, atol=1e-10)
+    xt = xt.astype(np.float32)
+    outputs = {kind: output.astype(np.float32) for kind, output in outputs.items()}
+    _, back = there_and_back(single, outputs, xt)
+    xt = xt.astype(np.float64)
+    for (source, target), returned in zip(PAIRS, back, strict=True):
+        output = outputs[source].astype(np.float64)
+        meant = chain.converted(output, xt, EVERY_T, source, "x0")
+        (of_source, x0_of_source, slope), (of_target, x0_of_target, other_slope) = (
+            sizes(chain, meant, xt, kind) for kind in (source, target)
+        )
+        # float32: each table and each operation is rounded to 2^-24 of itself, at most six of them in a conversion, each of a
+        # term of the sum that x_0 or the output is. There are four conversions: to x_0, to the target, to x_0 again and to the
+        # source, where an error of x_0 counts `slope` times. The fewest digits are left to x_0 by way of ε at the end of the
+        # schedule and to ε and the score by way of x_0 at its start.
+        error = slope * (x0_of_source + of_target / other_slope + x0_of_target) + of_source
+        # Below the least normal number there are no digits to keep.
+        tiny = np.finfo(np.float32).tiny * (1 + slope * (1 + 1 / other_slope))
+        assert np.all(np.abs(returned - output) <= 6 * ROUND_OFF * error + 8 * tiny), (source, target)
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", ["eps", "mean"])
 def test_mean_with_the_true_x0_is_that_of_the_posterior(prediction, variance):
     x0, eps = (0.3 * a.astype(np.float64) for a in inputs())
     with jax.enable_x64(True):
         xt = q_sample(SCHEDULE64, x0, TIMES, eps)
-        truth = {"x0": x0, "eps": eps}[prediction]
-        p, reconstruction = reverse(prediction, variance, None, SCHEDULE64, truth, xt, TIMES)
         posterior = q_posterior(SCHEDULE64, x0, xt, TIMES)
-    # float64, 1/√ᾱ below 4 at these t
+        truth = {"mean": posterior.mean, "eps": eps}[prediction]
+        p, reconstruction = reverse(prediction, variance, None, SCHEDULE64, truth, xt, TIMES)
+    # float64, no coefficient above 400 at these t
     np.testing.assert_allclose(p.mean, posterior.mean, rtol=0, atol=1e-12)
     np.testing.assert_allclose(reconstruction, x0, rtol=0, atol=1e-12)
     if variance == "fixed_small":
         np.testing.assert_array_equal(p.log_variance, posterior.log_variance)
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULE, cosine_schedule(1000)], ids=["linear", "cosine"])
-def test_fixed_variances_are_the_posterior_s_and_beta_and_agree_at_the_first_step(schedule):
-    zeros = jnp.zeros((1000, 2))
-    small, large = (np.ravel(reverse("x0", kind, None, schedule, zeros, zeros, EVERY_T)[0].log_variance) for kind in VARIANCES)
-    betas = schedule.betas.astype(np.float64)
+@functools.partial(jax.jit, static_argnames="variance")
+def log_variance(schedule, variance, value=0.0):
+    """[T] log σ_t² at every t, where the network says `value` of it."""
+    output = jnp.stack([jnp.zeros(1000), jnp.full(1000, value)][: 2 if variance in LEARNED else 1], axis=1)
+    return p_mean_variance(schedule, output, output[:, :1], jnp.arange(1000), prediction="x0", variance=variance, clip=None)[0][
+        1
+    ][:, 0]
+
+
+@pytest.mark.parametrize(("single", "double"), SCHEDULES)
+def test_fixed_variances_are_the_posterior_s_and_beta_and_agree_at_the_first_step(single, double):
+    small, large = (log_variance(single, kind) for kind in FIXED)
+    betas = single.betas.astype(np.float64)
     noise = Chain(betas).noise_variance
     posterior = betas[1:] * noise[:-1] / noise[1:]
     # A log of up to 11 in float32, from betas that were themselves rounded: 11 · 2^-24 + 3 · 2^-24.
@@ -193,6 +236,40 @@ def test_fixed_variances_are_the_posterior_s_and_beta_and_agree_at_the_first_ste
     np.testing.assert_allclose(large[1:], np.log(betas[1:]), rtol=0, atol=1e-6)
     assert small[0] == large[0] == small[1]
     assert np.all(small[1:] < large[1:])
+
+
+@pytest.mark.parametrize(("single", "double"), SCHEDULES)
+def test_learned_range_reaches_from_the_posterior_s_variance_to_beta(single, double):
+    lower, middle, upper = (np.asarray(log_variance(single, "learned_range", value)) for value in (-1.0, 0.0, 1.0))
+    # Two products and their sum of numbers up to 11, and at the ends one of them nothing: 2^-24 · 11 · 2.
+    np.testing.assert_allclose(lower, log_variance(single, "fixed_small"), rtol=0, atol=1.5e-6)
+    # log β_t, at t = 0 too, where the fixed large one is something else
+    np.testing.assert_allclose(upper, np.log(double.betas), rtol=0, atol=1.5e-6)
+    np.testing.assert_allclose(middle, (lower + upper) / 2, rtol=0, atol=2e-6)
+    # The line goes on beyond: nothing holds v in its range.
+    np.testing.assert_allclose(log_variance(single, "learned_range", 3.0), 2 * upper - lower, rtol=0, atol=6e-6)
+
+
+@given(value=st.floats(-12, 4, width=32, allow_subnormal=False))
+def test_learned_variance_is_what_the_network_says(value):
+    np.testing.assert_array_equal(log_variance(SCHEDULE, "learned", value), np.full(1000, value, np.float32))
+
+
+@pytest.mark.parametrize("variance", LEARNED)
+def test_what_is_said_of_the_variance_leaves_the_mean_and_x0_alone(variance):
+    p, x0 = reverse("v", variance, None, SCHEDULE, *inputs(), TIMES)
+    fixed, x0_beside = reverse("v", "fixed_small", None, SCHEDULE, *inputs(), TIMES)
+    np.testing.assert_array_equal(p.mean, fixed.mean)
+    np.testing.assert_array_equal(x0, x0_beside)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 7, 9])
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_output_with_another_number_of_channels_is_refused(variance, channels):
+    output, xt = np.zeros((*SHAPE[:-1], channels), np.float32), inputs()[1]
+    if (variance, channels) not in [(kind, 3) for kind in FIXED]:
+        with pytest.raises(InvalidInput, match="channels"):
+            p_mean_variance(SCHEDULE, output, xt, TIMES, prediction="eps", variance=variance, clip=None)
 
 
 def test_clip_acts_on_x0_before_the_mean_is_derived():
@@ -216,19 +293,31 @@ def test_clip_is_whatever_function_of_x0_is_given():
     np.testing.assert_array_equal(p.mean, q_posterior(SCHEDULE, x0, xt, TIMES).mean)
 
 
-@pytest.mark.parametrize("convert", [to_x0, from_x0])
-@pytest.mark.parametrize(("given_name", "meant"), [("epsilon", "eps"), ("x_0", "x0")])
-def test_unknown_prediction_is_refused_with_the_nearest_name(convert, given_name, meant):
-    output, xt = inputs()
-    message = rf"unknown prediction '{given_name}': expected one of eps, x0.*\. Did you mean '{meant}'\?"
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda name, *arrays: to_x0(SCHEDULE, *arrays, TIMES, name),
+        lambda name, *arrays: from_x0(SCHEDULE, *arrays, TIMES, name),
+        lambda name, *arrays: convert(SCHEDULE, *arrays, TIMES, name, "eps"),
+        lambda name, *arrays: convert(SCHEDULE, *arrays, TIMES, "eps", name),
+        lambda name, *arrays: convert(SCHEDULE, *arrays, TIMES, name, name),
+    ],
+    ids=["to_x0", "from_x0", "source", "target", "both"],
+)
+@pytest.mark.parametrize(("given_name", "meant"), [("epsilon", "eps"), ("x_0", "x0"), ("scores", "score"), ("means", "mean")])
+def test_unknown_prediction_is_refused_with_the_nearest_name(call, given_name, meant):
+    message = rf"unknown prediction '{given_name}': expected one of eps, x0, v, mean, score\. Did you mean '{meant}'\?"
     with pytest.raises(InvalidInput, match=message):
-        convert(SCHEDULE, output, xt, TIMES, given_name)
+        call(given_name, *inputs())
 
 
-@pytest.mark.parametrize(("given_name", "meant"), [("fixed-large", "fixed_large"), ("fixedsmall", "fixed_small")])
+@pytest.mark.parametrize(
+    ("given_name", "meant"),
+    [("fixed-large", "fixed_large"), ("fixedsmall", "fixed_small"), ("learned-range", "learned_range"), ("learnt", "learned")],
+)
 def test_unknown_variance_is_refused_with_the_nearest_name(given_name, meant):
     output, xt = inputs()
-    message = rf"unknown variance '{given_name}': expected one of fixed_small, fixed_large.*\. Did you mean '{meant}'\?"
+    message = rf"unknown variance '{given_name}': expected one of {', '.join(VARIANCES)}\. Did you mean '{meant}'\?"
     with pytest.raises(InvalidInput, match=message):
         reverse("eps", given_name, None, SCHEDULE, output, xt, TIMES)
     with pytest.raises(InvalidInput, match=r"unknown prediction 'noise'"):

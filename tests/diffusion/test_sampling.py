@@ -26,6 +26,7 @@ CHAIN = Chain(BETAS)
 SHAPE = (5, 4, 3)
 KEY = jax.random.key(11)
 NETWORK, NUMPY_NETWORK = small_network(jnp, 3), small_network(np, 3)
+WIDE_NETWORK, NUMPY_WIDE_NETWORK = small_network(jnp, 3, 6), small_network(np, 3, 6)  # these say a variance too
 STEPS = (12, 0, 5)
 CLIPS = {"free": (None, None), "clipped": (static_clip, lambda x0: np.clip(x0, -1, 1))}
 VARIANCES = ("fixed_small", "fixed_large")
@@ -37,10 +38,10 @@ def noise(shape=SHAPE, seed=0, dtype=np.float32) -> np.ndarray:
 
 def states_reference(prediction, variance, clip, x, key, dtype):
     """x_T and the state after every step in float64, with the noise that step s draws: that of fold_in(key, s)."""
-    states = [x.astype(np.float64)]
+    states, network = [x.astype(np.float64)], NUMPY_WIDE_NETWORK if variance.startswith("learned") else NUMPY_NETWORK
     for step, t in enumerate(reversed(range(CHAIN.steps))):
         when = np.full(len(x), t)
-        output = NUMPY_NETWORK(states[-1], when)
+        output = network(states[-1], when)
         mean, spread, _ = CHAIN.reverse(output, states[-1], when, prediction=prediction, variance=variance, clip=CLIPS[clip][1])
         draw = np.asarray(jax.random.normal(jax.random.fold_in(key, step), x.shape, dtype), np.float64)
         states.append(mean + np.sqrt(spread) * draw if t > 0 else mean)
@@ -85,15 +86,25 @@ class Sampling(chex.TestCase):
         np.testing.assert_allclose(drawn, mean + deviation * z, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("prediction", "variance", "clip"), [("eps", "fixed_large", "clipped"), ("x0", "fixed_small", "free")])
+@pytest.mark.parametrize(
+    ("prediction", "variance", "clip"),
+    [
+        ("eps", "fixed_large", "clipped"),
+        ("x0", "fixed_small", "free"),
+        ("v", "learned_range", "free"),
+        ("mean", "learned", "clipped"),
+        ("score", "fixed_small", "clipped"),
+    ],
+)
 def test_float64_agrees_with_the_reference_at_every_step(prediction, variance, clip):
     x = noise(dtype=np.float64)
     sampler = ancestral(SCHEDULE64, prediction=prediction, variance=variance, clip=CLIPS[clip][0])
+    network = WIDE_NETWORK if variance.startswith("learned") else NETWORK
     with jax.enable_x64(True):
-        _, states = jax.jit(lambda x, key: sample_trajectory(sampler, NETWORK, x, key, range(13)))(x, KEY)
+        _, states = jax.jit(lambda x, key: sample_trajectory(sampler, network, x, key, range(13)))(x, KEY)
         expected = states_reference(prediction, variance, clip, x, KEY, jnp.float64)
     chex.assert_type(states, jnp.float64)
-    np.testing.assert_allclose(states, expected, rtol=0, atol=1e-10)  # the tables hold 12 digits
+    np.testing.assert_allclose(states, expected, rtol=1e-10, atol=1e-10)  # the tables hold 12 digits
 
 
 DATA = GaussianData(
@@ -105,7 +116,7 @@ MANY = 20_000
 
 def gaussian_samples(steps, variance, prediction):
     schedule = linear_schedule(steps)
-    denoiser = DATA.denoiser(Chain(schedule.betas.astype(np.float64)).alphas_bar, prediction)
+    denoiser = DATA.denoiser(Chain(schedule.betas.astype(np.float64)), prediction)
     sampler = ancestral(schedule, prediction=prediction, variance=variance, clip=None)
     x_T, key = jax.random.split(KEY)
     return np.asarray(jax.jit(lambda: sample(sampler, denoiser, jax.random.normal(x_T, (MANY, 3)), key))(), np.float64)
@@ -133,11 +144,33 @@ def test_thousand_steps_reproduce_gaussian_data(variance, prediction):
     assert_moments(samples, mean, covariance)
 
 
-@pytest.mark.parametrize("steps", [5, 50])
-@pytest.mark.parametrize("variance", VARIANCES)
-def test_samples_follow_the_exact_recursion_where_the_chain_is_short(steps, variance):
+@pytest.mark.parametrize(
+    ("steps", "variance", "prediction"),
+    [(5, "fixed_small", "v"), (5, "fixed_large", "score"), (50, "fixed_small", "mean"), (50, "fixed_large", "eps")],
+)
+def test_samples_follow_the_exact_recursion_where_the_chain_is_short(steps, variance, prediction):
     mean, covariance = DATA.ancestral_outcome(Chain(linear_schedule(steps, dtype=np.float64).betas), variance)
-    assert_moments(gaussian_samples(steps, variance, "eps"), mean, covariance)
+    assert_moments(gaussian_samples(steps, variance, prediction), mean, covariance)
+
+
+def test_five_steps_with_the_best_variances_reproduce_uncoupled_gaussian_data():
+    """Given x_t, x_{t-1} is then Gaussian with the variances β̃_t + w_t² Var(x_0 | x_t), and there is nothing else to it."""
+    data = GaussianData(DATA.mean, np.diag([0.5, 0.2, 0.05]))
+    schedule = linear_schedule(5)
+    chain, t = Chain(schedule.betas.astype(np.float64)), np.arange(5)
+    left = 1 / (1 / np.diag(data.covariance) + chain.signal_to_noise(t)[:, None])
+    weight = chain.posterior(np.ones(5), np.zeros(5), t)[0][:, None]
+    values = np.log(chain.posterior(np.zeros(5), np.zeros(5), t)[1][:, None] + weight**2 * left).astype(np.float32)
+    best = data.denoiser(chain, "v")
+
+    def denoiser(xt, t):
+        return jnp.concatenate([best(xt, t), jnp.asarray(values)[t]], axis=1)
+
+    sampler = ancestral(schedule, prediction="v", variance="learned", clip=None)
+    x_T, key = jax.random.split(KEY)
+    _, [x_1] = jax.jit(lambda: sample_trajectory(sampler, denoiser, jax.random.normal(x_T, (MANY, 3)), key, [4]))()
+    share = chain.alphas_bar[0]  # the last step adds no noise, so x_1 it is that has the distribution of the forward process
+    assert_moments(np.asarray(x_1, np.float64), np.sqrt(share) * data.mean, share * data.covariance + (1 - share) * np.eye(3))
 
 
 def test_clip_keeps_samples_within_the_range_of_the_data_and_is_the_default():
@@ -219,10 +252,10 @@ def test_trajectory_may_keep_nothing_or_everything():
     assert np.all(np.abs(np.diff(everything, axis=0)).max(axis=(1, 2, 3)) > 0)
 
 
-@pytest.mark.parametrize("at_steps", [(-1,), (0, 13), (3, 5, 3)])
+@pytest.mark.parametrize("at_steps", [(-1,), (0, 13), (3, 5, 3), (0.5,)])
 def test_steps_that_the_chain_has_not_or_has_once_are_refused(at_steps):
     listed = ", ".join(map(str, at_steps))
-    with pytest.raises(InvalidInput, match=rf"at_steps=\({listed},?\): expected different numbers in 0\.\.12"):
+    with pytest.raises(InvalidInput, match=rf"at_steps=\({listed},?\): expected different whole numbers in 0\.\.12"):
         sample_trajectory(ancestral(SCHEDULE), NETWORK, noise(), KEY, at_steps)
 
 

@@ -55,6 +55,7 @@ def exact_tables(betas) -> dict[str, list[float]]:
             precision = alpha / beta + 1 / noise_before if noise_before else None  # None: x_0 itself is known exactly
             variance = 1 / precision if precision else Decimal(0)
             row = {
+                "timesteps": Decimal(len(tables["betas"])),
                 "betas": beta,
                 "alphas": alpha,
                 "alphas_bar": bar,
@@ -71,6 +72,8 @@ def exact_tables(betas) -> dict[str, list[float]]:
             }
             for name, value in row.items():
                 tables[name].append(value)
+        for part in ("mean_x0", "mean_xt"):
+            tables[f"predicted_{part}"] = tables[f"posterior_{part}"]
         for name in ("posterior_log_variance", "upper_log_variance"):
             tables[name][0] = tables["posterior_log_variance"][1]  # log 0 is replaced by the value of t = 1
         return {name: [float(value) for value in values] for name, values in tables.items()}
@@ -88,8 +91,8 @@ def test_betas_follow_their_definition(name, steps):
 def test_every_table_follows_from_the_betas(name, field):
     double, single = make(name, 1000, dtype=np.float64), make(name, 1000)
     exact = exact_tables(double.betas)[field]
-    # 1 - ᾱ_0 is 4e-5 or more and is found by subtraction: 1e-16 / 4e-5 = 3e-12, a few such errors added up.
-    np.testing.assert_allclose(getattr(double, field), exact, rtol=2e-11, atol=2e-11 if "log" in field else 0)
+    # A thousand logarithms are added up, each sum, of up to 20, rounded to 2^-53 of itself: 1e-12 if all err alike.
+    np.testing.assert_allclose(getattr(double, field), exact, rtol=1e-12, atol=1e-12 if "log" in field else 0)
     # Rounded once to float32: half a unit in the last place, 2^-24 = 5.96e-8 of the value.
     np.testing.assert_allclose(getattr(single, field), exact, rtol=6e-8)
 
@@ -134,10 +137,46 @@ def test_cosine_1000_has_the_known_constants():
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_are_computed_in_float64_and_stored_in_float32(name, steps):
     single, double = make(name, steps), make(name, steps, dtype=np.float64)
-    chex.assert_type(jax.tree.leaves(single), np.float32)
-    chex.assert_type(jax.tree.leaves(double), np.float64)
-    chex.assert_shape(jax.tree.leaves(single), (steps,))
-    chex.assert_trees_all_equal(single, jax.tree.map(lambda table: table.astype(np.float32), double))
+    for schedule, dtype in ((single, np.float32), (double, np.float64)):
+        chex.assert_type([getattr(schedule, field) for field in FIELDS if field != "timesteps"], dtype)
+        chex.assert_type(schedule.timesteps, np.int32)
+        chex.assert_shape(jax.tree.leaves(schedule), (steps,))
+        np.testing.assert_array_equal(schedule.timesteps, range(steps))
+    chex.assert_trees_all_equal(single, jax.tree.map(lambda table, as_stored: table.astype(as_stored.dtype), double, single))
+
+
+@pytest.mark.parametrize("beta", [1e-3, 1e-8, 1e-16, 1e-20, 1e-30])
+def test_betas_as_small_as_they_come_keep_their_digits(beta):
+    betas = [beta, 2 * beta, 5 * beta]
+    with localcontext() as context:
+        context.prec = 80
+        alphas = [1 - Decimal(b) for b in betas]
+        noise = [float(1 - math.prod(alphas[: t + 1])) for t in range(3)]
+    for dtype, digits in ((np.float32, 1.2e-7), (np.float64, 1e-15)):  # two units of the last place
+        schedule = schedule_from_betas(betas, dtype)
+        chex.assert_tree_all_finite(schedule)
+        np.testing.assert_allclose(schedule.sqrt_one_minus_alphas_bar, np.sqrt(noise), rtol=digits)
+        np.testing.assert_allclose(schedule.log_one_minus_alphas_bar, np.log(noise), rtol=digits)
+        np.testing.assert_allclose(schedule.sqrt_recip_alphas_bar_minus_one**2, noise / (1 - np.array(noise)), rtol=4 * digits)
+        posterior = [0, 2 * beta * noise[0] / noise[1], 5 * beta * noise[1] / noise[2]]
+        np.testing.assert_allclose(schedule.posterior_variance, posterior, rtol=digits)
+        np.testing.assert_allclose(
+            np.exp(schedule.posterior_log_variance[1:].astype(np.float64)), posterior[1:], rtol=60 * digits
+        )
+        np.testing.assert_allclose(
+            schedule.posterior_mean_x0, betas / np.array(noise) * np.sqrt(1 - np.append(0, noise[:-1])), rtol=digits
+        )
+
+
+def test_last_beta_may_be_one_and_then_nothing_of_x0_is_left():
+    schedule = schedule_from_betas([0.1, 0.5, 1.0], np.float64)
+    assert schedule.alphas_bar[-1] == schedule.alphas[-1] == schedule.sqrt_alphas_bar[-1] == 0
+    assert schedule.sqrt_one_minus_alphas_bar[-1] == 1
+    assert schedule.log_one_minus_alphas_bar[-1] == 0
+    # x_T says nothing of x_{T-1}: the posterior of the last step is the prior, N(√ᾱ_{T-1} x_0, 1-ᾱ_{T-1}).
+    assert schedule.posterior_mean_xt[-1] == 0
+    np.testing.assert_allclose(schedule.posterior_mean_x0[-1], schedule.sqrt_alphas_bar[-2], rtol=1e-15)
+    np.testing.assert_allclose(schedule.posterior_variance[-1], 1 - schedule.alphas_bar[-2], rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -168,11 +207,26 @@ def test_chain_of_one_step_takes_beta_for_the_variance_that_it_lacks():
 
 
 def test_betas_outside_the_open_unit_interval_are_refused():
-    for bad in ([0.0, 0.5], [0.5, 1.0], [-0.1], [0.5, 1.5], [0.5, math.nan]):
+    for bad in ([0.0, 0.5], [1.0, 0.5], [0.5, 1.0, 1.0], [-0.1], [0.5, 1.5], [0.5, math.nan], [0.5, math.inf]):
         with pytest.raises(InvalidInput, match=r"betas lie in \[.*, .*\]: each must lie between 0 and 1, both excluded"):
             schedule_from_betas(bad)
     with pytest.raises(InvalidInput, match=r"betas lie in \[-0\.1, 1\.5\]"):
         schedule_from_betas([-0.1, 0.5, 1.5])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.int32, np.complex64, bool])
+def test_tables_of_a_type_with_too_few_digits_are_refused(dtype):
+    for build in (
+        lambda: schedule_from_betas([0.1], dtype),
+        *(lambda name=name: make(name, 10, dtype=dtype) for name in NAMES),
+    ):
+        with pytest.raises(InvalidInput, match=rf"dtype={np.dtype(dtype)}.*float32 or float64"):
+            build()
+
+
+@pytest.mark.parametrize("dtype", ["float32", np.dtype("float64"), float])
+def test_tables_of_a_type_by_any_of_its_names(dtype):
+    assert linear_schedule(3, dtype=dtype).betas.dtype == np.dtype(dtype)
 
 
 @pytest.mark.parametrize(("betas", "shape"), [([], r"\(0,\)"), (0.5, r"\(\)"), ([[0.1, 0.2]], r"\(1, 2\)")])
@@ -181,11 +235,28 @@ def test_betas_that_are_no_vector_are_refused(betas, shape):
         schedule_from_betas(betas)
 
 
-@pytest.mark.parametrize("steps", [0, -3])
+@pytest.mark.parametrize("steps", [0, -3, 10.5, 10.0, "10", None, math.nan])
 @pytest.mark.parametrize("name", NAMES)
-def test_chain_without_steps_is_refused(name, steps):
-    with pytest.raises(InvalidInput, match=rf"steps={steps}: a chain has at least one step"):
+def test_chain_without_a_whole_number_of_steps_is_refused(name, steps):
+    with pytest.raises(InvalidInput, match=rf"steps={steps}: .*a chain has at least one step"):
         make(name, steps)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_number_of_steps_may_be_any_kind_of_whole_number(name):
+    chex.assert_trees_all_equal(make(name, np.int64(7)), make(name, 7))
+
+
+@pytest.mark.parametrize("offset", [-0.008, -1.0, math.nan, math.inf])
+def test_offset_of_the_cosine_out_of_range_is_refused(offset):
+    with pytest.raises(InvalidInput, match=rf"offset={offset}"):
+        make("cosine", 10, offset)
+
+
+def test_cosine_without_offset_starts_with_less_noise():
+    without = make("cosine", 1000, 0.0)
+    assert without.betas[0] < 3e-6 < make("cosine", 1000).betas[0]  # 1 - cos²(π/2000) = 2.47e-6
+    chex.assert_tree_all_finite(without)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.02), (-0.1, 0.02), (0.02, 0.01), (0.01, 1.0), (math.nan, 0.02)])
@@ -208,7 +279,7 @@ class SchedulesUnderTransforms(chex.TestCase):
     def test_schedule_built_inside_a_transformed_function_is_the_same(self, name):
         built = self.variant(lambda: make(name, 12))()
         chex.assert_trees_all_equal(built, make(name, 12))
-        chex.assert_type(jax.tree.leaves(built), jnp.float32)
+        chex.assert_type(jax.tree.leaves(built), [a.dtype for a in jax.tree.leaves(make(name, 12))])
 
     @chex.all_variants
     def test_schedule_is_an_argument_like_any_array(self):
