@@ -3,7 +3,7 @@
     python run.py --config configs/fashion_mnist.py
 
 The data: Debian's package dataset-fashion-mnist, or its four IDX files in --config.data.directory, or TensorFlow Datasets.
-Hardware: any; on two CPU cores about twenty minutes. With L_simple, as here, or with the hybrid loss,
+Hardware: any; on two CPU cores about a quarter of an hour. With L_simple, as here, or with the hybrid loss,
 
     python run.py --config configs/fashion_mnist.py --workdir runs/fashion_hybrid \
         --config.diffusion.loss=hybrid --config.diffusion.variance=learned_range
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.data.update(name="fashion_mnist", image_size=32, channels=1, flip=False)
     config.model.update(channels=32, multipliers=(1, 2, 2), blocks=1, attention_resolutions=(8,), groups=8, dropout=0.0)
     config.train.update(
-        steps=1500,
+        steps=1000,
         batch_size=64,
         learning_rate=1e-3,
         warmup_steps=100,
