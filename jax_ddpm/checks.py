@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
 from jax_ddpm.diffusion.losses import check_hybrid
-from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES
+from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, check_terminal_snr
 from jax_ddpm.errors import InvalidInput, choose
 
 
@@ -29,13 +29,17 @@ def check(config: ConfigDict) -> None:
         )
     choose("diffusion.prediction", config.diffusion.prediction, dict.fromkeys(PREDICTIONS))
     choose("diffusion.variance", config.diffusion.variance, dict.fromkeys(VARIANCES))
+    if config.data.name == "fashion_mnist" and size == 28:
+        raise InvalidInput("data.image_size=28: fashion_mnist comes padded to 32×32, and would be shrunk. Expected 32")
     _check_variance_is_trained(config.diffusion)
+    _check_end_is_trained(config)
     jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
     experiment.make_optimizer(config)
     experiment.make_timesteps(config)
     experiment.make_loss_fn(config)
     experiment.make_sampler(config)
-    experiment.make_bound(config)
+    for name in experiment.chosen_metrics(config):
+        experiment.METRICS[name](config)
     experiment.chosen_labels(config, 1)
 
 
@@ -50,9 +54,20 @@ def _check_variance_is_trained(diffusion: ConfigDict) -> None:
         )
 
 
+def _check_end_is_trained(config: ConfigDict) -> None:
+    """Raises InvalidInput where nothing of x_0 is left in x_T and the prediction, or the loss, says nothing of it there."""
+    diffusion = config.diffusion
+    check_terminal_snr(experiment.make_schedule(config), diffusion.prediction)
+    if diffusion.zero_terminal_snr and diffusion.loss in ("eps", "hybrid"):
+        raise InvalidInput(
+            f"diffusion.loss={diffusion.loss} is blind where ᾱ_T = 0: x_T is the noise, whatever x_0 was. With "
+            "diffusion.zero_terminal_snr expected the loss v, x0, kl or rescaled_kl"
+        )
+
+
 _MORE_THAN_ZERO = {
     "data": ("image_size", "workers"),
-    "diffusion": ("steps",),
+    "diffusion": ("steps", "min_snr_gamma", "p2_k"),
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
     "train": (
         *("steps", "batch_size", "accumulate", "learning_rate"),
@@ -66,7 +81,7 @@ _NOT_NEGATIVE = {
     "sample": ("seed", "labels"),
     "eval": ("seed", "count"),
 }
-_FRACTIONS = {"model": ("dropout",), "train": ("adam_b1", "adam_b2", "ema_decay")}
+_FRACTIONS = {"model": ("dropout",), "train": ("adam_b1", "adam_b2", "ema_decay"), "eval": ("ode_tolerance",)}
 
 
 def _check_ranges(config: ConfigDict) -> None:

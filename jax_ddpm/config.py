@@ -20,9 +20,11 @@ def default_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.name = "cifar10"  # digits, folder, or a name from the catalogue of TensorFlow Datasets
+    data.name = "cifar10"  # digits, fashion_mnist, folder, or a name from the catalogue of TensorFlow Datasets
     data.split = "train"
-    data.directory = ""  # the folder of images; for TensorFlow Datasets, where sets are prepared ("": its own default)
+    data.directory = (
+        ""  # the folder of images, or of IDX files; for TensorFlow Datasets, where sets are prepared ("": its own default)
+    )
     data.image_size = 32  # pixels a side
     data.channels = 3  # 1 (grey) or 3 (RGB)
     data.workers = 2  # threads that read and fit images
@@ -34,11 +36,17 @@ def default_config() -> ConfigDict:
     diffusion.steps = 1000  # T
     diffusion.beta_start = 1e-4  # for T = 1000; scaled by 1000/T
     diffusion.beta_end = 0.02
-    diffusion.zero_terminal_snr = False  # leave nothing of x_0 in x_T; the network must then predict x0, v or mean
+    diffusion.zero_terminal_snr = (
+        False  # leave nothing of x_0 in x_T: needs prediction and loss of x0 or v, or the bound as loss
+    )
     diffusion.prediction = "eps"  # what the network says: eps, x0, v, mean (of p(x_{t-1} | x_t)), score
     diffusion.variance = "fixed_large"  # of p(x_{t-1} | x_t): fixed_small, fixed_large, learned, learned_range
     diffusion.loss = "eps"  # eps (L_simple), x0, v, kl (a term of the bound), rescaled_kl (T times it), hybrid
-    diffusion.weighting = "uniform"  # of the losses eps, x0 and v: uniform, snr, truncated_snr, min_snr, p2, vlb
+    diffusion.hybrid_weight = 1e-3  # of the bound in the hybrid loss
+    diffusion.weighting = "uniform"  # of eps, x0 and v: uniform (as the loss is), snr, truncated_snr, min_snr, p2, vlb
+    diffusion.min_snr_gamma = 5.0
+    diffusion.p2_k = 1.0
+    diffusion.p2_gamma = 1.0
     diffusion.timesteps = "uniform"  # how t is drawn: uniform, stratified, antithetic, second_moment (by importance)
 
     config.model = model = ConfigDict()
@@ -87,7 +95,7 @@ def default_config() -> ConfigDict:
     evaluation.batch_size = 64
     evaluation.seed = 0
     evaluation.clip = True  # hold x_0 within [-1, 1] at every step of the bound
-    evaluation.respacing = ""  # as in sample
+    evaluation.respacing = ""  # of the bound, as in sample
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 
     config.runtime = runtime = ConfigDict()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jax_ddpm.data.sources import Source, load_source
 from jax_ddpm.diffusion.likelihood import VLB, vlb_terms
 from jax_ddpm.diffusion.losses import Loss, eps_loss, hybrid_loss, kl_loss, rescaled_kl_loss, v_loss, x0_loss
-from jax_ddpm.diffusion.ode import ode_bits_per_dim
+from jax_ddpm.diffusion.ode import check_flow, ode_bits_per_dim
 from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, Clip, Denoiser, static_clip
 from jax_ddpm.diffusion.respacing import respace
 from jax_ddpm.diffusion.sampling import Sampler, ancestral
@@ -72,14 +72,14 @@ LOSSES: dict[str, Callable[[ConfigDict], Loss]] = {
     "v": lambda c: partial(v_loss, prediction=c.prediction),
     "kl": lambda c: _per_component(partial(kl_loss, prediction=c.prediction, variance=c.variance)),
     "rescaled_kl": lambda c: _per_component(partial(rescaled_kl_loss, prediction=c.prediction, variance=c.variance)),
-    "hybrid": lambda c: partial(hybrid_loss, prediction=c.prediction, variance=c.variance),
+    "hybrid": lambda c: partial(hybrid_loss, prediction=c.prediction, variance=c.variance, weight=c.hybrid_weight),
 }
 SQUARE_ERRORS = ("eps", "x0", "v")  # the losses that can be weighted, and that say nothing of the variance
 WEIGHTINGS: dict[str, Callable[[ConfigDict], Weighting]] = {
     "snr": lambda c: snr_weight,
     "truncated_snr": lambda c: truncated_snr_weight,
-    "min_snr": lambda c: min_snr_weight,
-    "p2": lambda c: p2_weight,
+    "min_snr": lambda c: partial(min_snr_weight, gamma=c.min_snr_gamma),
+    "p2": lambda c: partial(p2_weight, k=c.p2_k, gamma=c.p2_gamma),
     "vlb": lambda c: partial(vlb_weight, variance=c.variance),
 }
 TIMESTEPS: dict[str, Callable[[int], TimestepSampler]] = {
@@ -189,10 +189,26 @@ def make_bound(config: ConfigDict) -> Callable[[Denoiser, jax.Array, jax.Array],
 
 
 def make_flow_bits(config: ConfigDict) -> Callable[[Denoiser, jax.Array, jax.Array], jax.Array]:
-    """(denoiser, x0 [B, ...], key) -> [B] bits per dimension by the probability flow."""
+    """(denoiser, x0 [B, ...], key) -> [B] bits per dimension by the probability flow, over the whole schedule."""
     schedule, tolerance = make_schedule(config), config.eval.ode_tolerance
+    check_flow(schedule, config.diffusion.prediction)
     options = {"prediction": config.diffusion.prediction, "rtol": tolerance, "atol": tolerance}
     return lambda denoiser, x0, key: ode_bits_per_dim(schedule, denoiser, x0, key, **options)
+
+
+METRICS = {"bits_per_dim": make_bound, "ode_bits_per_dim": make_flow_bits}
+
+
+def chosen_metrics(config: ConfigDict) -> tuple[str, ...]:
+    """The names in `eval.metrics`; a flag gives several as one text, with commas between them.
+
+    Raises:
+      InvalidInput: there is no such metric.
+    """
+    names = tuple(name.strip() for name in ",".join(config.eval.metrics).split(","))
+    for name in names:
+        choose("eval.metrics", name, METRICS)
+    return names
 
 
 def make_timesteps(config: ConfigDict) -> TimestepSampler:
@@ -225,8 +241,6 @@ def make_loss(config: ConfigDict) -> Loss:
             f"diffusion.weighting={diffusion.weighting} with diffusion.loss={diffusion.loss}, which has its weights: expected "
             "the weighting uniform, or the loss eps, x0 or v"
         )
-    if diffusion.zero_terminal_snr and diffusion.loss == "eps":
-        raise InvalidInput("diffusion.loss=eps counts nothing where ᾱ_T = 0, so it cannot be weighted there: expected v or x0")
     return weighted(loss, WEIGHTINGS[diffusion.weighting](diffusion), diffusion.loss)
 
 

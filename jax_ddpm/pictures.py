@@ -59,7 +59,7 @@ def curve(path: Path, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.n
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(x, y, linewidth=1.2)
+    axes.plot(x, y, linewidth=1.2, marker="" if len(x) > 1 else "o")  # a single point is no line
     axes.set(**axes_settings)
     axes.grid(which="both", alpha=0.3)
     return _write(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))

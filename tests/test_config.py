@@ -5,15 +5,16 @@ import math
 from functools import partial
 
 import jax
+import numpy as np
 import pytest
 
-from configs import cifar, cifar_improved, digits, folder, imagenet64_improved
-from jax_ddpm import experiment
+from configs import cifar, cifar_improved, digits, fashion_mnist, folder, imagenet64_improved
+from jax_ddpm import experiment, linear_schedule
 from jax_ddpm.checks import check
 from jax_ddpm.config import changes, check_name, default_config, get_config, merge, read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 
-MODULES = [cifar, cifar_improved, digits, folder, imagenet64_improved]
+MODULES = [cifar, cifar_improved, digits, fashion_mnist, folder, imagenet64_improved]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -121,3 +122,72 @@ def test_every_setting_has_a_valid_name_and_a_group_has_not():
             check_name(f"{group}.{name}")
         with pytest.raises(InvalidInput, match=f"'{group}' is a group of settings: name one of them, such as {group}\\."):
             check_name(group)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"zero_terminal_snr": True, "prediction": "v"}, r"diffusion\.loss=eps is blind where"),
+        (
+            {"zero_terminal_snr": True, "prediction": "v", "loss": "hybrid", "variance": "learned_range"},
+            r"diffusion\.loss=hybrid is blind where",
+        ),
+        ({"zero_terminal_snr": True, "prediction": "eps", "loss": "v"}, r"prediction 'eps' cannot say x_0 where"),
+        ({"weighting": "snr", "loss": "kl"}, r"diffusion\.weighting=snr with diffusion\.loss=kl, which has its weights"),
+        ({"variance": "learned_range"}, r"diffusion\.loss=eps does not train it"),
+        ({"min_snr_gamma": 0.0}, r"diffusion\.min_snr_gamma=0\.0: expected more than 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(settings, message):
+    config = digits.get_config()
+    config.data.class_names = tuple("0123456789")
+    config.diffusion.update(**settings)
+    with pytest.raises(InvalidInput, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize("loss", ["v", "x0", "kl", "rescaled_kl"])
+def test_zero_terminal_snr_goes_with_v(loss):
+    config = digits.get_config()
+    config.data.class_names = tuple("0123456789")
+    config.diffusion.update(zero_terminal_snr=True, prediction="v", loss=loss)
+    check(config)
+    config.eval.metrics = ("ode_bits_per_dim",)
+    with pytest.raises(InvalidInput, match="the flow cannot start where"):
+        check(config)
+
+
+def test_a_variance_learned_for_single_steps_is_not_used_for_longer_ones():
+    config = digits.get_config()
+    config.data.class_names = tuple("0123456789")
+    config.diffusion.update(variance="learned", loss="rescaled_kl")
+    check(config)
+    config.sample.respacing = "uniform50"
+    with pytest.raises(InvalidInput, match=r"respacing=uniform50 with diffusion\.variance=learned.*Expected learned_range"):
+        check(config)
+
+
+def test_fashion_mnist_is_not_shrunk_to_the_size_that_it_was_padded_from():
+    config = fashion_mnist.get_config()
+    check(config)
+    config.data.image_size = 28
+    with pytest.raises(InvalidInput, match=r"data\.image_size=28: fashion_mnist comes padded to 32×32"):
+        check(config)
+
+
+def test_constants_of_the_losses_come_from_the_settings():
+    schedule, t = linear_schedule(1000), np.array([0, 999])
+    x0, eps = np.zeros((2, 4, 4, 1), np.float32), np.ones((2, 4, 4, 1), np.float32)
+
+    def loss(**settings):
+        config = digits.get_config()
+        config.diffusion.update(**settings)
+        channels = 2 if config.diffusion.variance == "learned_range" else 1
+        return experiment.make_loss(config)(schedule, lambda xt, t: np.zeros((2, 4, 4, channels)), x0, t, eps)
+
+    # The error of ε is 1, so what is left is the weight: min(SNR, γ)/SNR with SNR_1 = 9,999.
+    np.testing.assert_allclose(loss(weighting="min_snr", min_snr_gamma=2.0), [2 / 9999, 1], rtol=1e-4)
+    np.testing.assert_allclose(loss(weighting="p2", p2_k=3.0, p2_gamma=2.0)[1], 1 / 9, rtol=1e-4)
+    hybrid = {"loss": "hybrid", "variance": "learned_range"}
+    small, large = loss(**hybrid, hybrid_weight=0.001), loss(**hybrid, hybrid_weight=0.002)
+    np.testing.assert_allclose(large - 1, 2 * (small - 1), rtol=1e-4)

@@ -3,11 +3,12 @@
 import csv
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,45 +18,65 @@ from tqdm import tqdm
 
 from jax_ddpm import experiment
 from jax_ddpm.config import read_config
-from jax_ddpm.data.pipeline import one_pass
+from jax_ddpm.data.pipeline import how_many, one_pass
 from jax_ddpm.data.sources import Source, load_source
-from jax_ddpm.diffusion.prediction import Denoiser
-from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.evaluation.bits_per_dim import BoundSummary, estimate, summarise
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.evaluation.bits_per_dim import BoundSummary, Estimate, estimate, summarise
 from jax_ddpm.pictures import curve
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh, replicated, split_batch
 from jax_ddpm.training.state import Params
 
-PerBatch = Callable[[Denoiser, jax.Array, jax.Array], Any]
-"""(denoiser, x0 [B, ...], key) -> a tree of arrays whose last axis is B."""
 TABLE_ROWS = 10
 
 
+class Held(NamedTuple):
+    """What is evaluated: a network and images that it has not seen."""
+
+    config: ConfigDict
+    mesh: Mesh
+    params: Params
+    source: Source
+    batch_size: int
+
+
 def main(config: ConfigDict, workdir: Path) -> None:
-    """Works out `eval.metrics` over the images of `eval.split`, prints them and writes them to workdir/evaluation/step_…/.
+    """Works out `eval.metrics` over the images of `eval.split`, prints them and writes them into workdir/evaluation/.
 
     Where the network is conditional on the class, each image is told its own: what is found is then log p(x_0 | class).
     """
-    names = ",".join(config.eval.metrics).split(",")  # a flag gives several names as one text
-    metrics = {name: choose("eval.metrics", name, METRICS) for name in names}
     mesh = make_mesh()
     params, step = open_run(config, workdir, mesh)
     source = load_source(config.data.name, config.eval.split, config.data.directory)
     _check_labels(config, source)
-    _say_if_seen(config, workdir)
-    directory = workdir / "evaluation" / f"step_{step:07d}"
-    print(f"evaluating step {step} of {workdir} on {config.eval.count or len(source):,} images ...", flush=True)
-    for name, metric in metrics.items():
-        result = metric(config, mesh, params, source, directory)
-        _note(directory / "evaluation.json", {"metric": name, **result, **_circumstances(config, step)})
+    total = how_many(source, config.eval.count)
+    batch_size = math.ceil(min(config.eval.batch_size, total) / mesh.size) * mesh.size
+    seen = _seen_in_training(config, workdir)
+    if seen:
+        print(
+            "note: the run was trained on these images, or some of them; name others by --config.eval.split or data.directory"
+        )
+    print(f"evaluating step {step} of {workdir} on {total:,} images ...", flush=True)
+
+    held = Held(config, mesh, params, source, batch_size)
+    directory = workdir / "evaluation" / _folder_name(config, step)
+    circumstances = {
+        **{"checkpoint": step, "weights": "ema", "data": config.data.name, "split": config.eval.split},
+        **{"directory": config.data.directory, "seen_in_training": seen, "class_conditional": config.model.class_conditional},
+        **{"seed": config.eval.seed, "batch_size": batch_size},
+    }
+    for name in experiment.chosen_metrics(config):
+        _note(directory / "evaluation.json", {"metric": name, **REPORTS[name](held, directory), **circumstances})
     print(f"written: {directory}", flush=True)
 
 
-def _circumstances(config: ConfigDict, step: int) -> dict[str, Any]:
-    """What a figure has to be read with."""
-    names = ("split", "batch_size", "seed")
-    return {"checkpoint": step, "weights": "ema", "data": config.data.name, **{name: config.eval[name] for name in names}}
+def _folder_name(config: ConfigDict, step: int) -> str:
+    """Another one for other images or another chain, so that no figure takes the place of another."""
+    chosen = config.eval
+    parts = [f"step_{step:07d}", re.sub(r"\W+", "-", chosen.split).strip("-"), f"seed_{chosen.seed}"]
+    parts += [f"first_{chosen.count}"] if chosen.count else []
+    parts += [chosen.respacing.replace(",", "-")] if chosen.respacing else []
+    return "_".join(parts + ([] if chosen.clip else ["unclipped"]))
 
 
 def _check_labels(config: ConfigDict, source: Source) -> None:
@@ -66,59 +87,67 @@ def _check_labels(config: ConfigDict, source: Source) -> None:
         )
 
 
-def _say_if_seen(config: ConfigDict, workdir: Path) -> None:
+def _seen_in_training(config: ConfigDict, workdir: Path) -> bool:
+    """Whether the images are, or may be, among those that the run was trained on."""
     trained = read_config(workdir).data
-    same_place = config.data.name != "folder" or config.data.directory == trained.directory
-    if same_place and (config.data.name == "folder" or config.eval.split == trained.split):
-        print("note: these are the images that the run was trained on; name others by --config.eval.split or data.directory")
+    if config.data.name == "folder":  # which has no splits
+        return Path(config.data.directory).expanduser().resolve() == Path(trained.directory).expanduser().resolve()
+    ours, theirs = (set(re.sub(r"\[.*?\]", "", split).split("+")) for split in (config.eval.split, trained.split))
+    return not ours.isdisjoint(theirs) or "all" in ours | theirs
 
 
-def _evaluate_bound(config: ConfigDict, mesh: Mesh, params: Params, source: Source, directory: Path) -> dict[str, Any]:
+def _report_bound(held: Held, directory: Path) -> dict[str, Any]:
     """The variational bound: mean, parts, each term, and the table of rate and distortion."""
-    bounds = _over_data(config, mesh, params, source, experiment.make_bound(config))
-    summary = summarise(bounds, math.prod(experiment.image_shape(config)))
-    times = experiment.make_short_schedule(config, config.eval.respacing).timesteps
-    _write_terms(directory, np.asarray(times), summary)
+    summary = summarise(_over_data(held, "bits_per_dim"), math.prod(experiment.image_shape(held.config)))
+    chosen = held.config.eval
+    times = np.asarray(experiment.make_short_schedule(held.config, chosen.respacing).timesteps)
     print(f"variational bound: {summary.bits_per_dim}")
     print(f"  rate {summary.rate:.4f} (of it the prior {summary.prior:.2e}) + distortion {summary.distortion:.4f}")
     print("\n".join(_rate_distortion_table(summary)))
-    return {
-        **summary.bits_per_dim._asdict(),
-        **{part: getattr(summary, part) for part in ("prior", "rate", "distortion")},
-        "steps": len(times),
-        "respacing": config.eval.respacing,
-        "clip": config.eval.clip,
-    }
+    _write_terms(directory, times, summary)
+    parts = {"prior": summary.prior, "rate": summary.rate, "distortion": summary.distortion}
+    chain = {"steps": len(times), "respacing": chosen.respacing, "clip": chosen.clip}
+    return {**_as_json(summary.bits_per_dim), **parts, **chain}
 
 
-def _evaluate_flow(config: ConfigDict, mesh: Mesh, params: Params, source: Source, directory: Path) -> dict[str, Any]:
+def _report_flow(held: Held, directory: Path) -> dict[str, Any]:
     """The likelihood of the probability flow."""
-    bits = np.concatenate(list(_over_data(config, mesh, params, source, experiment.make_flow_bits(config))))
-    found = estimate(bits)
+    found = estimate(np.concatenate(list(_over_data(held, "ode_bits_per_dim"))))
     print(f"probability flow: {found}")
-    return {**found._asdict(), "tolerance": config.eval.ode_tolerance, "dequantisation": "uniform"}
+    return {**_as_json(found), "tolerance": held.config.eval.ode_tolerance, "dequantisation": "uniform"}
 
 
-METRICS = {"bits_per_dim": _evaluate_bound, "ode_bits_per_dim": _evaluate_flow}
+REPORTS: dict[str, Callable[[Held, Path], dict[str, Any]]] = {
+    "bits_per_dim": _report_bound,
+    "ode_bits_per_dim": _report_flow,
+}
 
 
-def _over_data(config: ConfigDict, mesh: Mesh, params: Params, source: Source, per_batch: PerBatch) -> Iterator[Any]:
-    """What `per_batch` says of each batch, on the host, without what fills up the last one."""
-    network, split, whole = experiment.make_network(config), split_batch(mesh), replicated(mesh)
+def _as_json(found: Estimate) -> dict[str, Any]:
+    """JSON has no infinity: the error that one image leaves unknown is null."""
+    return {**found._asdict(), "standard_error": found.standard_error if found.images > 1 else None}
+
+
+def _over_data(held: Held, metric: str) -> Iterator[Any]:
+    """What the metric says of each batch, on the host, without what fills up the last one."""
+    config = held.config
+    network, per_batch = experiment.make_network(config), experiment.METRICS[metric](config)
+    split, whole = split_batch(held.mesh), replicated(held.mesh)
 
     @partial(jax.jit, in_shardings=(whole, split, split, whole))
     def evaluate(params: Params, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
         denoiser = experiment.make_denoiser(network, params, labels if network.num_classes else None)
         return per_batch(denoiser, images, key)
 
-    size = math.ceil(config.eval.batch_size / mesh.size) * mesh.size
-    shape = {"image_size": config.data.image_size, "channels": config.data.channels}
-    total = config.eval.count or len(source)
-    key = jax.random.key(config.eval.seed)
+    def without_filling(found: Any, count: int) -> Any:
+        return jax.tree.map(lambda x: x[..., :count], jax.device_get(found))
+
+    total, key = how_many(held.source, config.eval.count), jax.random.key(config.eval.seed)
+    fitted = {"image_size": config.data.image_size, "channels": config.data.channels}
     with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for number, (batch, count) in enumerate(one_pass(source, batch_size=size, count=total, **shape)):
-            found = evaluate(params, batch["image"], batch["label"], jax.random.fold_in(key, number))
-            yield jax.tree.map(lambda x: x[..., :count], jax.device_get(found))  # noqa: B023
+        for number, (batch, count) in enumerate(one_pass(held.source, batch_size=held.batch_size, count=total, **fitted)):
+            found = evaluate(held.params, batch["image"], batch["label"], jax.random.fold_in(key, number))
+            yield without_filling(found, count)
             bar.update(count)
 
 
@@ -130,17 +159,17 @@ def _write_terms(directory: Path, times: np.ndarray, summary: BoundSummary) -> N
         writer = csv.writer(file)
         writer.writerow(["t", "bits_per_dim", "rate", "rmse"])
         writer.writerows(zip(times.tolist(), summary.terms.tolist(), rate.tolist(), rmse.tolist(), strict=True))
-    labels = {"xlabel": "t (0: the decoder)", "ylabel": "L_t, bits/dim"}
+    labels = {"xlabel": "t, counted from 1 (there the decoder)", "ylabel": "term of the bound, bits/dim"}
     curve(directory / "vlb_terms.png", times + 1, summary.terms, xscale="log", yscale="log", **labels)
     curve(directory / "rate_distortion.png", rate, rmse, xlabel="rate, bits/dim", ylabel="distortion, RMSE of 0..255")
 
 
 def _rate_distortion_table(summary: BoundSummary) -> list[str]:
-    """Every tenth of the chain, in the form of Ho et al. 2020, table 4."""
+    """Every tenth of the chain, as in Ho et al. 2020, table 4: reverse steps taken, bits spent, distance from the image."""
     steps = len(summary.terms)
-    chosen = sorted({round(step) for step in np.linspace(0, steps - 1, min(TABLE_ROWS, steps))})
-    rows = [f"  {steps - t:>12}{summary.curve.rate[t]:>18.5f}{summary.curve.rmse[t]:>28.3f}" for t in chosen]
-    return [f"  {'reverse step':>12}{'rate (bits/dim)':>18}{'distortion (RMSE, 0..255)':>28}", *rows]
+    chosen = sorted({steps * row // TABLE_ROWS for row in range(TABLE_ROWS)})
+    rows = [f"  {steps - t:>13}{summary.curve.rate[t]:>18.5f}{summary.curve.rmse[t]:>28.3f}" for t in chosen]
+    return [f"  {'reverse steps':>13}{'rate (bits/dim)':>18}{'distortion (RMSE, 0..255)':>28}", *rows]
 
 
 def _note(path: Path, result: dict[str, Any]) -> None:
@@ -148,5 +177,5 @@ def _note(path: Path, result: dict[str, Any]) -> None:
     found = json.loads(path.read_text()) if path.is_file() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_file = path.with_name(f"{path.name}.partial")
-    partial_file.write_text(json.dumps(found | {result["metric"]: result}, indent=2) + "\n")
+    partial_file.write_text(json.dumps(found | {result["metric"]: result}, indent=2, allow_nan=False) + "\n")
     partial_file.replace(path)

@@ -62,6 +62,18 @@ def batches(
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers)))
 
 
+def how_many(source: Source, count: int) -> int:
+    """The number of images that `count` stands for: 0 is all of them.
+
+    Raises:
+      InvalidInput: more images asked for than there are, or the source is empty.
+    """
+    total = count or len(source)
+    if not 0 < total <= len(source):
+        raise InvalidInput(f"{total} images asked for: data set {source.name!r} has {len(source)}")
+    return total
+
+
 def one_pass(source: Source, *, batch_size: int, image_size: int, channels: int, count: int = 0) -> Iterator[tuple[Batch, int]]:
     """The images in their order, each once, as batches of one size; with each, how many of its images count.
 
@@ -69,13 +81,9 @@ def one_pass(source: Source, *, batch_size: int, image_size: int, channels: int,
 
     Args:
       image_size, channels: what every image is fitted to.
-      count: how many images, from the first on; 0 takes all.
-    Raises:
-      InvalidInput: more images asked for than there are, or the source is empty.
+      count: how many images, from the first on; see `how_many`.
     """
-    total = count or len(source)
-    if not 0 < total <= len(source):
-        raise InvalidInput(f"{total} images asked for: data set {source.name!r} has {len(source)}")
+    total = how_many(source, count)
     for start in range(0, total, batch_size):
         examples = [source[index] for index in range(start, min(start + batch_size, total))]
         images = np.stack([fit(example["image"], image_size, channels) for example in examples])

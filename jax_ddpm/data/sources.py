@@ -92,7 +92,8 @@ def digits(split: str) -> Source:
 def fashion_mnist(split: str, directory: str = "") -> Source:
     """Zalando's 70,000 pictures of clothes (Xiao, Rasul & Vollgraf 2017), grey, ten classes: "train" (60,000), "test" (10,000).
 
-    They are 28×28. Two black pixels on every side make them 32×32, which halves more often; no pixel is resampled.
+    They are 28×28. Two black pixels on every side make them 32×32, which halves more often; at that image size no
+    pixel is resampled.
 
     Read from the four IDX files in which they are published, gzipped or unpacked, in `directory` or, where none is given, where
     Debian puts them. If they are not there, from TensorFlow Datasets.

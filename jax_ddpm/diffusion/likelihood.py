@@ -67,10 +67,16 @@ def vlb_terms(
 ) -> VLB:
     """Every term of the bound, by one `lax.scan` over t with one draw of noise a term.
 
+    -log p(x_0) ≤ E[L_T + L_{T-1} + … + L_0]        (Ho et al. 2020, eq. 5)
+
     Args:
       x0: [B, ...] clean data on the 256 levels of [-1, 1].
       key: a typed key; term t uses `fold_in(key, t)`.
       prediction, variance, clip: as in `p_mean_variance`.
+    Returns:
+      VLB, whose terms are [B] and [T, B] nats.
+    Raises:
+      InvalidInput: as `p_mean_variance` does.
     """
 
     def term(_, t):

@@ -18,7 +18,6 @@ from jax_ddpm.diffusion.prediction import (
     network_output,
     p_mean_variance,
     split_output,
-    to_x0,
 )
 from jax_ddpm.diffusion.schedules import NoiseSchedule, at
 from jax_ddpm.errors import InvalidInput
@@ -59,14 +58,16 @@ def eps_loss(
       [B] mean square errors.
     """
     xt = q_sample(schedule, x0, t, eps)
-    return _eps_error(schedule, network_output(schedule, denoiser, xt, t), xt, t, eps, prediction)
+    output = network_output(schedule, denoiser, xt, t)
+    return _square_error(schedule, output, xt, t, prediction, "eps", eps)
 
 
-def _eps_error(
-    schedule: NoiseSchedule, output: jax.Array, xt: jax.Array, t: jax.Array, eps: jax.Array, prediction: str
+def _square_error(
+    schedule: NoiseSchedule, output: jax.Array, xt: jax.Array, t: jax.Array, prediction: str, kind: str, truth: jax.Array
 ) -> jax.Array:
+    """[B] mean square error of the quantity `kind` that an output stands for."""
     predicted, _ = split_output(output, xt)
-    return mean_over_example((eps - convert(schedule, predicted, xt, t, prediction, "eps")) ** 2)
+    return mean_over_example((truth - convert(schedule, predicted, xt, t, prediction, kind)) ** 2)
 
 
 def x0_loss(
@@ -79,8 +80,8 @@ def x0_loss(
     Arguments and result are those of `eps_loss`.
     """
     xt = q_sample(schedule, x0, t, eps)
-    predicted, _ = split_output(network_output(schedule, denoiser, xt, t), xt)
-    return mean_over_example((x0 - to_x0(schedule, predicted, xt, t, prediction)) ** 2)
+    output = network_output(schedule, denoiser, xt, t)
+    return _square_error(schedule, output, xt, t, prediction, "x0", x0)
 
 
 def v_loss(
@@ -93,9 +94,9 @@ def v_loss(
     Arguments and result are those of `eps_loss`.
     """
     xt = q_sample(schedule, x0, t, eps)
+    output = network_output(schedule, denoiser, xt, t)
     v = at(schedule.sqrt_alphas_bar, t, x0) * eps - at(schedule.sqrt_one_minus_alphas_bar, t, x0) * x0
-    predicted, _ = split_output(network_output(schedule, denoiser, xt, t), xt)
-    return mean_over_example((v - convert(schedule, predicted, xt, t, prediction, "v")) ** 2)
+    return _square_error(schedule, output, xt, t, prediction, "v", v)
 
 
 def kl_loss(
@@ -201,7 +202,7 @@ def hybrid_loss(
     frozen = _with_mean_detached(output, xt)
     term, _ = bound_term(schedule, frozen, x0, xt, t, prediction=prediction, variance=variance, clip=None)
     vlb = schedule.steps * nats_to_bits_per_dim(term, x0[0].size)
-    return _eps_error(schedule, output, xt, t, eps, prediction) + weight * vlb
+    return _square_error(schedule, output, xt, t, prediction, "eps", eps) + weight * vlb
 
 
 def check_hybrid(variance: str) -> None:

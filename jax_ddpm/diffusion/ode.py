@@ -47,7 +47,8 @@ def ode_log_likelihood(
     log p(x) = log N(x_T; 0, I) + ∫ ∇·(dx/dℓ) dℓ        (ibid. eq. 39)
     ∇·f is estimated by zᵀ(∂f/∂x)z, z = ±1 at random        (ibid. eq. 40: Skilling–Hutchinson)
 
-    The solver is Tsitouras 5(4) with a step for the whole batch. Between the levels of the tables t is interpolated in ℓ, and
+    The solver is Tsitouras 5(4) with one step for the whole batch, so that what it finds of an example depends on the others
+    within its tolerance. Between the levels of the tables t is interpolated in ℓ, and
     the denoiser is told that real number.
 
     Args:
@@ -62,10 +63,7 @@ def ode_log_likelihood(
     """
     import diffrax
 
-    if prediction == "mean":
-        raise InvalidInput("prediction 'mean' is of a step, not of a level of noise: expected eps, x0, v or score for the ODE")
-    if ends_in_noise(schedule):
-        raise InvalidInput("the flow cannot start where ᾱ_T = 0: expected a schedule without zero terminal SNR")
+    check_flow(schedule, prediction)
     levels = jnp.log(jnp.asarray(schedule.sqrt_recip_alphas_bar_minus_one, x.dtype))
     probe = jax.random.rademacher(key, x.shape, x.dtype)
 
@@ -93,6 +91,14 @@ def ode_log_likelihood(
     x_T, change = (part[-1] for part in solution.ys)
     log_prior = sum_over_example(-0.5 * (x_T**2 + math.log(2 * math.pi)))
     return OdeLikelihood(log_prior + change, x_T, 6 * solution.stats["num_steps"] + 1)
+
+
+def check_flow(schedule: NoiseSchedule, prediction: str) -> None:
+    """Raises InvalidInput where the flow has no beginning, or the prediction no meaning between two steps."""
+    if prediction == "mean":
+        raise InvalidInput("prediction 'mean' is of a step, not of a level of noise: expected eps, x0, v or score for the ODE")
+    if ends_in_noise(schedule):
+        raise InvalidInput("the flow cannot start where ᾱ_T = 0: expected a schedule without zero terminal SNR")
 
 
 def _at_level(schedule: NoiseSchedule, level: jax.Array) -> NoiseSchedule:
@@ -140,6 +146,8 @@ def ode_bits_per_dim(
     Args:
       x0: [B, ...] clean data on the 256 levels of [-1, 1].
       key, denoiser, prediction, exact_trace, rtol, atol: as in `ode_log_likelihood`.
+    Raises:
+      InvalidInput: as `ode_log_likelihood` does.
     """
     noise_key, probe_key = jax.random.split(key)
     shifted = x0 + jax.random.uniform(noise_key, x0.shape, x0.dtype, -PIXEL_STEP / 2, PIXEL_STEP / 2)

@@ -101,12 +101,16 @@ def to_x0(schedule: NoiseSchedule, output: jax.Array, xt: jax.Array, t: jax.Arra
 
 
 def from_x0(schedule: NoiseSchedule, x0: jax.Array, xt: jax.Array, t: jax.Array, prediction: str) -> jax.Array:
-    """The output, of the kind `prediction`, that stands for x_0: the inverse of `to_x0`."""
+    """The output [B, ...], of the kind `prediction`, that stands for x_0: the inverse of `to_x0`, whose errors it has."""
     return choose("prediction", prediction, _FROM_X0)(schedule, xt, t, x0)
 
 
 def convert(schedule: NoiseSchedule, output: jax.Array, xt: jax.Array, t: jax.Array, source: str, target: str) -> jax.Array:
-    """An output of the kind `source` as one of the kind `target`, by way of x_0; one of its own kind is returned as it is."""
+    """An output [B, ...] of the kind `source` as one of the kind `target`, by way of x_0; one of its own kind stays as it is.
+
+    Raises:
+      InvalidInput: there is no such prediction.
+    """
     if source == target:
         choose("prediction", source, _TO_X0)
         return output
@@ -190,8 +194,9 @@ def p_mean_variance(
       The Gaussian, with mean [B, ...] and log-variance [B, 1, ...], or [B, ...] where it is learned; and the predicted x_0,
       [B, ...], clipped.
     Raises:
-      InvalidInput: an unknown name, or an output of another shape.
+      InvalidInput: an unknown name, an output of another shape, or "eps" or "score" where ᾱ_T = 0.
     """
+    check_terminal_snr(schedule, prediction)
     predicted, values = split_output(output, xt)
     log_variance = _log_variance(schedule, values, xt, t, variance)
     x0 = to_x0(schedule, predicted, xt, t, prediction)

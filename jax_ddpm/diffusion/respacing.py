@@ -15,10 +15,11 @@ _KEPT = (*MARGINALS, "timesteps", "predicted_mean_x0", "predicted_mean_xt")  # w
 def respace(schedule: NoiseSchedule, timesteps: Sequence[int] | np.ndarray | str) -> NoiseSchedule:
     """The chain that visits only some of the steps; q(x_t | x_0) at each of them is that of the whole chain, bit for bit.
 
-    β'_i = 1 - ᾱ_{τ_i} / ᾱ_{τ_{i-1}}        (Nichol & Dhariwal 2021, section 4: improving sampling speed)
+    β'_i = 1 - ᾱ_{τ_i} / ᾱ_{τ_{i-1}}, with 1 for ᾱ before the first        (Nichol & Dhariwal 2021, eq. 19)
 
     The network is still told the original times, `timesteps`, and a mean that it predicts is still that of a step of the whole
-    chain; a chain that was shortened already remembers both.
+    chain; a chain that was shortened already remembers both. But a "learned" variance is taken as it is said, that of one step
+    of the whole chain, and does not fit this one ("learned_range" does).
 
     Args:
       schedule: of T steps, its tables on the host.
@@ -41,12 +42,13 @@ def respace(schedule: NoiseSchedule, timesteps: Sequence[int] | np.ndarray | str
 def spaced_timesteps(total: int, spacing: str) -> np.ndarray:
     """The times that a text stands for, increasing, each in [0, total).
 
-    - "uniform50": 50 times, evenly spaced, the first and the last among them;
+    - "uniform50": 50 times, evenly spaced, the first and the last among them (the last alone, if it is one);
     - "quad50": the squares of evenly spaced numbers, so that they lie closer where there is less noise (Song et al. 2021, DDIM,
       appendix D; there the last one lies at .8 T, here at T-1);
-    - "ddim50": every s-th time from 0 on, with the least whole s that gives 50 of them (Song et al. 2021, DDIM);
+    - "ddim50": every s-th time from 0 on, with the least whole s that gives 50 of them (Song et al. 2021, DDIM); the last of
+      them is not T-1, so the chain starts from a little less noise than N(0, I);
     - "10,15,20": the chain cut into three equal parts, of which 10, 15 and 20 evenly spaced times are taken (Nichol & Dhariwal
-      2021, public code).
+      2021, public code); of a part from which one is taken, the last.
 
     Raises:
       InvalidInput: another text, or more times than there are.
@@ -66,22 +68,27 @@ def spaced_timesteps(total: int, spacing: str) -> np.ndarray:
 
 
 def _uniform(total: int, count: int) -> np.ndarray:
+    if count == 1:
+        return np.array([total - 1])
     return np.rint(np.linspace(0, total - 1, count)).astype(np.int64)
 
 
 def _quad(total: int, count: int) -> np.ndarray:
+    if count == 1:
+        return np.array([total - 1])
     squares = np.rint(np.linspace(0, np.sqrt(total - 1), count) ** 2).astype(np.int64)
     order = np.arange(count)  # where squares fall together, the next free time is taken
     return np.maximum.accumulate(squares - order) + order
 
 
 def _ddim(total: int, count: int) -> np.ndarray:
-    for stride in range(1, total + 1):
-        times = np.arange(0, total, stride)
-        if len(times) == count:
-            return times
-    near = min((len(range(0, total, stride)) for stride in range(1, total + 1)), key=lambda found: abs(found - count))
-    raise InvalidInput(f"spacing 'ddim{count}': no whole stride takes {count} of {total} steps; ddim{near} would do")
+    by_count = {len(range(0, total, stride)): stride for stride in range(total, 0, -1)}  # the least stride comes last
+    if total > 1:
+        by_count.pop(1)  # it would be the step with the least noise alone
+    if count not in by_count:
+        near = min(by_count, key=lambda found: abs(found - count))
+        raise InvalidInput(f"spacing 'ddim{count}': no whole stride takes {count} of {total} steps; ddim{near} would do")
+    return np.arange(0, total, by_count[count])
 
 
 def _sections(total: int, counts: Sequence[int]) -> np.ndarray:

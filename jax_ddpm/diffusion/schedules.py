@@ -220,14 +220,19 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
     √ᾱ'_t = (√ᾱ_t - √ᾱ_T) √ᾱ_1 / (√ᾱ_1 - √ᾱ_T)        (Lin et al. 2023, algorithm 1)
 
-    At the last step the noise no longer says what x_0 was, so the network has to predict "v", "x0" or "mean".
+    At the last step the noise no longer says what x_0 was, so the network has to predict "v", "x0" or "mean", and a loss that
+    is the error of ε trains nothing there. Shorten the chain afterwards, not before.
 
+    Args:
+      schedule: its tables on the host.
     Raises:
-      InvalidInput: a chain of one step, which would keep nothing at all.
+      InvalidInput: a chain of one step, which would keep nothing at all, or one that was shortened.
     """
     if schedule.steps < 2:
         raise InvalidInput("zero_terminal_snr: a chain of one step has its only step at the end; expected 2 or more")
+    if not np.array_equal(schedule.timesteps, np.arange(schedule.steps)):
+        raise InvalidInput("zero_terminal_snr of a shortened chain: expected the whole one, respace(zero_terminal_snr(…), …)")
     roots = np.exp(0.5 * np.cumsum(log_alphas(schedule)))
     alphas_bar = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
     betas = np.append(schedule.betas[0], 1 - alphas_bar[1:] / alphas_bar[:-1])
-    return dataclasses.replace(schedule_from_betas(betas, schedule.betas.dtype), timesteps=schedule.timesteps)
+    return schedule_from_betas(betas, schedule.betas.dtype)

@@ -45,14 +45,17 @@ def p2_weight(schedule: NoiseSchedule, t: jax.Array, k: float = 1.0, gamma: floa
 
 
 def vlb_weight(schedule: NoiseSchedule, t: jax.Array, variance: str = "fixed_large") -> jax.Array:
-    """What turns the error of x_0, summed over the components, into the term L_t of the bound, less a constant.
+    """[B] what turns the error of x_0, summed over the components, into the term L_t of the bound, less a constant.
 
     (√ᾱ_{t-1} β_t/(1-ᾱ_t))²/(2σ_t²)        (Ho et al. 2020, eq. 8 with eq. 7; eq. 12 is the same for the error of ε)
 
-    The constant is what σ_t² ≠ β̃_t costs; for "fixed_small" it is zero and the weight (SNR_{t-1} - SNR_t)/2.
+    The constant is what σ_t² ≠ β̃_t costs; for "fixed_small" it is zero and the weight (SNR_{t-1} - SNR_t)/2. That is for t ≥ 1;
+    at t = 0 it is the weight in a decoder that is not discretised.
 
     Args:
       variance: "fixed_small" or "fixed_large".
+    Raises:
+      InvalidInput: another variance.
     """
     log_variance = fixed_log_variance(schedule, variance)[t]
     return 0.5 * jnp.asarray(schedule.posterior_mean_x0)[t] ** 2 * jnp.exp(-log_variance)

@@ -8,6 +8,7 @@ import numpy as np
 
 from jax_ddpm.diffusion.likelihood import VLB, RateDistortion, bits_per_dim, rate_distortion
 from jax_ddpm.diffusion.losses import nats_to_bits_per_dim
+from jax_ddpm.errors import InvalidInput
 
 
 class Estimate(NamedTuple):
@@ -24,12 +25,21 @@ class Estimate(NamedTuple):
     images: int
 
     def __str__(self) -> str:
-        """Mean and standard error, with as many digits as the error deserves."""
+        """Mean, standard error and number of images."""
         return f"{self.mean:.4f} ± {self.standard_error:.4f} bits/dim ({self.images:,} images)"
 
 
 def estimate(values: np.ndarray) -> Estimate:
-    """[N] values, one an image. The error of a single one is not known, and so infinite."""
+    """[N] values, one an image. The error of a single one is not known, and so infinite.
+
+    Raises:
+      InvalidInput: a value that is not finite.
+    """
+    if not np.isfinite(values).all():
+        wrong = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise InvalidInput(
+            f"image {wrong} of {len(values)} has {values[wrong]} bits/dim: the network's output is not finite there"
+        )
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.inf
     return Estimate(float(values.mean(dtype=np.float64)), float(error), len(values))
 

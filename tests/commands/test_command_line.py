@@ -37,6 +37,8 @@ MISTAKES = {
     "--config.diffusion.timesteps=importance": "expected one of uniform, stratified, antithetic, second_moment",
     "--config.diffusion.zero_terminal_snr=True": "prediction 'eps' cannot say x_0 where ᾱ_T = 0: expected v, x0 or mean",
     "--config.sample.respacing=ddim600": "no whole stride takes 600 of 1000 steps; ddim500 would do",
+    "--config.eval.metrics=fid": "unknown eval.metrics 'fid': expected one of bits_per_dim, ode_bits_per_dim",
+    "--config.eval.ode_tolerance=1": "eval.ode_tolerance=1.0: expected at least 0 and less than 1",
     "--config.eval.batch_size=0": "eval.batch_size=0: expected more than 0",
     "--config.diffusion.variance=fixed": "Did you mean 'fixed_small'?",
     "--config.model.channels=50": "50 channels do not split into groups=8",

@@ -10,8 +10,8 @@ from PIL import Image
 
 from jax_ddpm import experiment, linear_schedule, vlb_terms
 from jax_ddpm.commands import evaluate
-from jax_ddpm.config import read_config
-from jax_ddpm.data.sources import digits
+from jax_ddpm.config import read_config, write_config
+from jax_ddpm.data.sources import Source, digits
 from jax_ddpm.diffusion.prediction import static_clip
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.trained import open_run
@@ -20,12 +20,12 @@ from jax_ddpm.training.sharding import make_mesh
 COUNT, BATCH = 10, 8  # the last batch is not full
 
 
-def run(workdir, **settings):
+def run(workdir, folder="step_0000006_test_seed_0_first_10", **settings):
     """evaluation.json, and the lines of vlb_terms.csv as numbers."""
     config = read_config(workdir)
     config.eval.update(**{"count": COUNT, "batch_size": BATCH, **settings})
     evaluate.main(config, workdir)
-    directory = workdir / "evaluation/step_0000006"
+    directory = workdir / "evaluation" / folder
     with (directory / "vlb_terms.csv").open() as file:
         terms = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return json.loads((directory / "evaluation.json").read_text()), terms
@@ -79,12 +79,13 @@ def test_terms_prior_rate_and_distortion_add_up(evaluated):
 def test_the_figure_says_what_it_was_found_with(evaluated):
     found = evaluated[0]["bits_per_dim"]
     expected = {"checkpoint": 6, "weights": "ema", "data": "digits", "split": "test", "seed": 0, "steps": 8, "clip": True}
+    expected |= {"seen_in_training": False, "class_conditional": True, "batch_size": BATCH, "directory": ""}
     assert expected.items() <= found.items()
 
 
 def test_pictures_of_the_terms_and_of_rate_and_distortion_are_there(trained, evaluated):
     for name in ("vlb_terms.png", "rate_distortion.png"):
-        with Image.open(trained / "evaluation/step_0000006" / name) as picture:
+        with Image.open(trained / "evaluation/step_0000006_test_seed_0_first_10" / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
 
 
@@ -101,7 +102,7 @@ def test_it_is_printed_with_the_table(trained, capsys):
 
 
 def test_a_shorter_chain_keeps_the_times_of_the_whole_one(trained):
-    found, terms = run(trained, respacing="uniform3")
+    found, terms = run(trained, "step_0000006_test_seed_0_first_10_uniform3", respacing="uniform3")
     assert [row["t"] for row in terms] == [0, 4, 7]
     assert found["bits_per_dim"]["steps"] == 3
     assert found["bits_per_dim"]["respacing"] == "uniform3"
@@ -116,9 +117,48 @@ def test_the_flow_is_noted_beside_the_bound(trained, capsys):
     assert "probability flow: " in capsys.readouterr().out
 
 
-def test_images_seen_in_training_are_said_to_be(trained, capsys):
-    run(trained, split="train")
-    assert "these are the images that the run was trained on" in capsys.readouterr().out
+def test_other_images_and_other_chains_take_the_place_of_no_figure(trained, evaluated):
+    one_image, _ = run(trained, "step_0000006_test_seed_1_first_1_unclipped", count=1, seed=1, clip=False)
+    assert one_image["bits_per_dim"]["standard_error"] is None
+    assert one_image["bits_per_dim"]["images"] == 1
+    kept = json.loads((trained / "evaluation/step_0000006_test_seed_0_first_10/evaluation.json").read_text())
+    assert kept["bits_per_dim"]["mean"] == pytest.approx(evaluated[0]["bits_per_dim"]["mean"], rel=1e-4)
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_images_seen_in_training_are_said_to_be(trained, capsys, split):
+    found, _ = run(trained, f"step_0000006_{split}_seed_0_first_10", split=split)
+    assert "the run was trained on these images" in capsys.readouterr().out
+    assert found["bits_per_dim"]["seen_in_training"] is True
+
+
+def test_a_folder_has_no_splits_so_another_folder_must_be_named(trained, tmp_path):
+    config, there = read_config(trained), read_config(trained)
+    config.data.update(name="folder", directory=str(tmp_path / "a" / ".." / "b"))
+    there.data.update(name="folder", directory=str(tmp_path / "b"))
+    (tmp_path / "run").mkdir()
+    write_config(there, tmp_path / "run")
+    assert evaluate._seen_in_training(config, tmp_path / "run")
+    config.data.directory = str(tmp_path / "c")
+    assert not evaluate._seen_in_training(config, tmp_path / "run")
+
+
+def test_images_of_other_classes_are_refused(trained):
+    source = Source("letters", 3, lambda number: {"image": np.zeros((8, 8, 1), np.uint8), "label": 0}, ("a", "b"))
+    config = read_config(trained)
+    with pytest.raises(InvalidInput, match=r"the classes of letters are a, b: this network was trained on 0, 1, 2"):
+        evaluate._check_labels(config, source)
+
+
+def test_a_network_that_says_nan_has_no_figure(trained, monkeypatch):
+    def broken(config):
+        bound = experiment.make_bound(config)
+        return lambda denoiser, x0, key: bound(lambda xt, t: denoiser(xt, t) * np.nan, x0, key)
+
+    monkeypatch.setitem(experiment.METRICS, "bits_per_dim", broken)
+    with pytest.raises(InvalidInput, match=r"image 0 of 10 has nan bits/dim"):
+        run(trained, seed=9)
+    assert not (trained / "evaluation/step_0000006_test_seed_9_first_10").exists()
 
 
 @pytest.mark.parametrize(

@@ -53,21 +53,21 @@ KEY = jax.random.key(2)
 @pytest.mark.parametrize(
     ("total", "spacing", "expected"),
     [
-        (10, "uniform1", [0]),
+        (10, "uniform1", [9]),
         (10, "uniform2", [0, 9]),
         (10, "uniform3", [0, 4, 9]),  # 4.5 to the even neighbour
         (10, "uniform4", [0, 3, 6, 9]),
         (10, "uniform6", [0, 2, 4, 5, 7, 9]),
         (10, "uniform10", [*range(10)]),
         (1, "uniform1", [0]),
-        (10, "quad1", [0]),
+        (10, "quad1", [9]),
         (10, "quad2", [0, 9]),
         (10, "quad4", [0, 1, 4, 9]),
         (10, "quad5", [0, 1, 2, 5, 9]),  # 0, .56, 2.25, 5.06, 9
         (10, "quad7", [0, 1, 2, 3, 4, 6, 9]),  # 0, .25, 1, 2.25, 4, 6.25, 9: the second zero is moved on, and what it meets
         (10, "quad10", [*range(10)]),
         (101, "quad11", [k * k for k in range(11)]),
-        (10, "ddim1", [0]),
+        (1, "ddim1", [0]),
         (10, "ddim2", [0, 5]),
         (10, "ddim3", [0, 4, 8]),
         (10, "ddim4", [0, 3, 6, 9]),
@@ -77,9 +77,9 @@ KEY = jax.random.key(2)
         (1000, "ddim4", [0, 250, 500, 750]),
         (10, "4", [0, 3, 6, 9]),
         (10, "2,3", [0, 4, 5, 7, 9]),
-        (11, "1,2,2", [0, 4, 7, 8, 10]),  # sections of four, four and three
+        (11, "1,2,2", [3, 4, 7, 8, 10]),  # sections of four, four and three
         (11, "4,4,3", [*range(11)]),
-        (12, "1,1,1", [0, 4, 8]),
+        (12, "1,1,1", [3, 7, 11]),
     ],
 )
 def test_text_stands_for_these_times(total, spacing, expected):
@@ -108,9 +108,9 @@ def test_uniform_and_quad_reach_from_the_first_step_to_the_last_whatever_their_n
     for name in ("uniform", "quad"):
         times = spaced_timesteps(total, f"{name}{count}")
         assert len(times) == count
-        assert times[0] == 0
         assert np.all(np.diff(times) > 0)
-        assert times[-1] == (total - 1 if count > 1 else 0)
+        assert times[-1] == total - 1
+        assert times[0] == (0 if count > 1 else total - 1)
 
 
 def test_uniform_is_even_and_quad_denser_where_there_is_less_noise():
@@ -345,11 +345,11 @@ def test_zero_terminal_snr_shifts_and_stretches_the_signal(make, steps):
     assert np.isposinf(rescaled.sqrt_recip_alphas_bar[-1])
 
 
-def test_zero_terminal_snr_keeps_the_times_of_a_shorter_chain_and_its_type():
-    rescaled = zero_terminal_snr(SHORT)
-    np.testing.assert_array_equal(rescaled.timesteps, SOME)
+def test_zero_terminal_snr_comes_before_the_chain_is_shortened():
+    with pytest.raises(InvalidInput, match="zero_terminal_snr of a shortened chain: expected the whole one"):
+        zero_terminal_snr(SHORT)
+    rescaled = zero_terminal_snr(SCHEDULE)
     chex.assert_type([getattr(rescaled, name) for name in FIELDS if name != "timesteps"], np.float32)
-    assert rescaled.alphas_bar[-1] == 0
     respaced = respace(zero_terminal_snr(SCHEDULE), SOME)
     assert respaced.alphas_bar[-1] == 0
     assert respaced.betas[-1] == 1
