@@ -213,7 +213,7 @@ def vlb_trained() -> Figure:
     return figure
 
 
-TRAINED = {"digits": "digits"}
+TRAINED = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 LOSSES = {
     "simple": {"label": r"$L_{\mathrm{simple}}$, $\sigma_t^2 = \beta_t$", "color": BLUE, "linewidth": 1.6},
     "hybrid": {"label": r"$L_{\mathrm{hybrid}}$, learned $\sigma_t^2$", "color": ORANGE, "linewidth": 1.6},
