@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jax_ddpm.errors import InvalidInput, did_you_mean
+from jax_ddpm.files import write_whole
 
 FILE_NAME = "config.json"
 FIXED = ("seed", "data", "diffusion", "model", "train.batch_size")  # what a run that has begun cannot change
@@ -116,10 +117,8 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
 def write_config(config: ConfigDict, workdir: Path) -> None:
     """Keeps the settings in `workdir`, so that nothing has to be remembered to reopen the run."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / f"{FILE_NAME}.partial"
-    partial.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    partial.replace(workdir / FILE_NAME)
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    write_whole(workdir / FILE_NAME, lambda path: path.write_text(text))
 
 
 def read_config(workdir: Path) -> ConfigDict:

@@ -1,11 +1,13 @@
 """Pictures for a person: grids of samples, the chain as a filmstrip, the loss as a curve."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from jax_ddpm.files import write_whole
 
 SHOWN_SIZE = 64  # pixels a side that a small image is enlarged to, at the least
 
@@ -45,7 +47,7 @@ def save_png(path: Path, image: np.ndarray, *, image_size: int | None = None) ->
     scale = 1 if image_size is None else math.ceil(SHOWN_SIZE / image_size)
     enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
     picture = Image.fromarray(enlarged.squeeze(-1) if enlarged.shape[-1] == 1 else enlarged)
-    return _write(path, lambda partial: picture.save(partial, format="PNG"))
+    return write_whole(path, lambda partial: picture.save(partial, format="PNG"))
 
 
 def loss_curve(path: Path, steps: Sequence[int], losses: Sequence[float]) -> Path:
@@ -62,12 +64,4 @@ def curve(path: Path, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.n
     axes.plot(x, y, linewidth=1.2, marker="" if len(x) > 1 else "o")  # a single point is no line
     axes.set(**axes_settings)
     axes.grid(which="both", alpha=0.3)
-    return _write(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
-
-
-def _write(path: Path, save: Callable[[Path], object]) -> Path:
-    """Writes a file that is whole or not there, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    save(partial)
-    return partial.replace(path)
+    return write_whole(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))

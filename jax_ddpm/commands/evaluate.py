@@ -22,6 +22,7 @@ from jax_ddpm.data.pipeline import how_many, one_pass
 from jax_ddpm.data.sources import Source, load_source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.evaluation.bits_per_dim import BoundSummary, Estimate, estimate, summarise
+from jax_ddpm.files import write_whole
 from jax_ddpm.pictures import curve
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh, replicated, split_batch
@@ -175,7 +176,5 @@ def _rate_distortion_table(summary: BoundSummary) -> list[str]:
 def _note(path: Path, result: dict[str, Any]) -> None:
     """Adds a result to evaluation.json, in place of what was found of this metric before."""
     found = json.loads(path.read_text()) if path.is_file() else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f"{path.name}.partial")
-    partial_file.write_text(json.dumps(found | {result["metric"]: result}, indent=2, allow_nan=False) + "\n")
-    partial_file.replace(path)
+    text = json.dumps(found | {result["metric"]: result}, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda path: path.write_text(text))

@@ -12,6 +12,8 @@ import numpy as np
 import tensorboardX
 from tqdm import tqdm
 
+from jax_ddpm.files import write_whole
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -20,13 +22,8 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, start: int) -> None:
         """Opens the files; what an interrupted run wrote beyond step `start` is dropped, for it will come again."""
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / FILE_NAME
-        kept = [row for row in read_metrics(workdir) if row["step"] <= start]
-        partial = path.with_name(f"{FILE_NAME}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(path)
-        self._file = path.open("a")
+        kept = "".join(json.dumps(row) + "\n" for row in read_metrics(workdir) if row["step"] <= start)
+        self._file = write_whole(workdir / FILE_NAME, lambda path: path.write_text(kept)).open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> "MetricsWriter":
