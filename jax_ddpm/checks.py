@@ -77,7 +77,8 @@ _MORE_THAN_ZERO = {
     "eval": ("batch_size", "ode_tolerance"),
 }
 _NOT_NEGATIVE = {
-    "train": ("warmup_steps", "clip_norm", "keep_every", "sample_every"),
+    "diffusion": ("hybrid_weight", "p2_gamma"),
+    "train": ("adam_eps", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
     "sample": ("seed", "labels"),
     "eval": ("seed", "count"),
 }

@@ -136,6 +136,9 @@ def test_every_setting_has_a_valid_name_and_a_group_has_not():
         ({"weighting": "snr", "loss": "kl"}, r"diffusion\.weighting=snr with diffusion\.loss=kl, which has its weights"),
         ({"variance": "learned_range"}, r"diffusion\.loss=eps does not train it"),
         ({"min_snr_gamma": 0.0}, r"diffusion\.min_snr_gamma=0\.0: expected more than 0"),
+        ({"p2_k": 0.0}, r"diffusion\.p2_k=0\.0: expected more than 0"),
+        ({"p2_gamma": -1.0}, r"diffusion\.p2_gamma=-1\.0: expected 0 or more"),
+        ({"hybrid_weight": -1e-3}, r"diffusion\.hybrid_weight=-0\.001: expected 0 or more"),
     ],
 )
 def test_settings_that_do_not_go_together_are_told(settings, message):
@@ -143,6 +146,13 @@ def test_settings_that_do_not_go_together_are_told(settings, message):
     config.data.class_names = tuple("0123456789")
     config.diffusion.update(**settings)
     with pytest.raises(InvalidInput, match=message):
+        check(config)
+
+
+def test_adam_s_epsilon_is_not_negative():
+    config = cifar.get_config()
+    config.train.adam_eps = -1.0
+    with pytest.raises(InvalidInput, match=r"train\.adam_eps=-1\.0: expected 0 or more"):
         check(config)
 
 
