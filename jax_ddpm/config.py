@@ -23,9 +23,7 @@ def default_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "cifar10"  # digits, fashion_mnist, folder, or a name from the catalogue of TensorFlow Datasets
     data.split = "train"
-    data.directory = (
-        ""  # the folder of images, or of IDX files; for TensorFlow Datasets, where sets are prepared ("": its own default)
-    )
+    data.directory = ""  # where the images, the IDX files or the prepared sets of TensorFlow Datasets are ("": its own default)
     data.image_size = 32  # pixels a side
     data.channels = 3  # 1 (grey) or 3 (RGB)
     data.workers = 2  # threads that read and fit images
@@ -37,9 +35,7 @@ def default_config() -> ConfigDict:
     diffusion.steps = 1000  # T
     diffusion.beta_start = 1e-4  # for T = 1000; scaled by 1000/T
     diffusion.beta_end = 0.02
-    diffusion.zero_terminal_snr = (
-        False  # leave nothing of x_0 in x_T: needs prediction and loss of x0 or v, or the bound as loss
-    )
+    diffusion.zero_terminal_snr = False  # nothing of x_0 is left in x_T: needs a prediction and a loss other than eps
     diffusion.prediction = "eps"  # what the network says: eps, x0, v, mean (of p(x_{t-1} | x_t)), score
     diffusion.variance = "fixed_large"  # of p(x_{t-1} | x_t): fixed_small, fixed_large, learned, learned_range
     diffusion.loss = "eps"  # eps (L_simple), x0, v, kl (a term of the bound), rescaled_kl (T times it), hybrid

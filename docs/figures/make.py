@@ -199,6 +199,13 @@ def vlb() -> Figure:
     return figure
 
 
+TRAINED = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
+LOSSES = {
+    "simple": {"label": r"$L_{\mathrm{simple}}$, $\sigma_t^2 = \beta_t$", "color": BLUE, "linewidth": 1.6},
+    "hybrid": {"label": r"$L_{\mathrm{hybrid}}$, learned $\sigma_t^2$", "color": ORANGE, "linewidth": 1.6},
+}
+
+
 def vlb_trained() -> Figure:
     """The bound of the networks of docs/likelihood.md, summed up from its first term, as --mode evaluate found them."""
     figure, axes = plt.subplots(1, len(TRAINED), figsize=(4.5 * len(TRAINED), 3.6), squeeze=False)
@@ -211,13 +218,6 @@ def vlb_trained() -> Figure:
         axis.set(xlabel="t", ylabel="$L_0 + … + L_{t-1}$, bits/dim", ylim=(0, None), title=title)
         axis.legend()
     return figure
-
-
-TRAINED = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
-LOSSES = {
-    "simple": {"label": r"$L_{\mathrm{simple}}$, $\sigma_t^2 = \beta_t$", "color": BLUE, "linewidth": 1.6},
-    "hybrid": {"label": r"$L_{\mathrm{hybrid}}$, learned $\sigma_t^2$", "color": ORANGE, "linewidth": 1.6},
-}
 
 
 def _box(axis: Axes, x: float, y: float, width: float, height: float, colour: str, text: str = "") -> None:

@@ -32,12 +32,13 @@ TABLE_ROWS = 10
 
 
 class Held(NamedTuple):
-    """What is evaluated: a network and images that it has not seen."""
+    """What is evaluated: a network, and the first so many images of a source, in batches."""
 
     config: ConfigDict
     mesh: Mesh
     params: Params
     source: Source
+    images: int
     batch_size: int
 
 
@@ -50,16 +51,16 @@ def main(config: ConfigDict, workdir: Path) -> None:
     params, step = open_run(config, workdir, mesh)
     source = load_source(config.data.name, config.eval.split, config.data.directory)
     _check_labels(config, source)
-    total = how_many(source, config.eval.count)
-    batch_size = math.ceil(min(config.eval.batch_size, total) / mesh.size) * mesh.size
+    count = how_many(source, config.eval.count)
+    batch_size = math.ceil(min(config.eval.batch_size, count) / mesh.size) * mesh.size
     seen = _seen_in_training(config, workdir)
     if seen:
         print(
             "note: the run was trained on these images, or some of them; name others by --config.eval.split or data.directory"
         )
-    print(f"evaluating step {step} of {workdir} on {total:,} images ...", flush=True)
+    print(f"evaluating step {step} of {workdir} on {count:,} images ...", flush=True)
 
-    held = Held(config, mesh, params, source, batch_size)
+    held = Held(config, mesh, params, source, count, batch_size)
     directory = workdir / "evaluation" / _folder_name(config, step)
     circumstances = {
         **{"checkpoint": step, "weights": "ema", "data": config.data.name, "split": config.eval.split},
@@ -140,16 +141,16 @@ def _over_data(held: Held, metric: str) -> Iterator[Any]:
         denoiser = experiment.make_denoiser(network, params, labels if network.num_classes else None)
         return per_batch(denoiser, images, key)
 
-    def without_filling(found: Any, count: int) -> Any:
-        return jax.tree.map(lambda x: x[..., :count], jax.device_get(found))
+    def without_filling(found: Any, real: int) -> Any:
+        return jax.tree.map(lambda x: x[..., :real], jax.device_get(found))
 
-    total, key = how_many(held.source, config.eval.count), jax.random.key(config.eval.seed)
+    key = jax.random.key(config.eval.seed)
     fitted = {"image_size": config.data.image_size, "channels": config.data.channels}
-    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for number, (batch, count) in enumerate(one_pass(held.source, batch_size=held.batch_size, count=total, **fitted)):
+    with tqdm(total=held.images, unit="image", disable=not sys.stderr.isatty()) as bar:
+        for number, (batch, real) in enumerate(one_pass(held.source, batch_size=held.batch_size, count=held.images, **fitted)):
             found = evaluate(held.params, batch["image"], batch["label"], jax.random.fold_in(key, number))
-            yield without_filling(found, count)
-            bar.update(count)
+            yield without_filling(found, real)
+            bar.update(real)
 
 
 def _write_terms(directory: Path, times: np.ndarray, summary: BoundSummary) -> None:

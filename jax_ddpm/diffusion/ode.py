@@ -48,8 +48,7 @@ def ode_log_likelihood(
     ∇·f is estimated by zᵀ(∂f/∂x)z, z = ±1 at random        (ibid. eq. 40: Skilling–Hutchinson)
 
     The solver is Tsitouras 5(4) with one step for the whole batch, so that what it finds of an example depends on the others
-    within its tolerance. Between the levels of the tables t is interpolated in ℓ, and
-    the denoiser is told that real number.
+    within its tolerance. Between the levels of the tables t is interpolated in ℓ, and the denoiser is told that real number.
 
     Args:
       denoiser: (x_t, t [B] real) -> output.
