@@ -1,5 +1,7 @@
 """Drawing images from a workdir and nothing else."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +17,14 @@ def draw(workdir, **settings):
     config = read_config(workdir)
     config.sample.update(**settings)
     return sample.draw(config, workdir)
+
+
+def wait_until(condition, seconds=60):
+    """Orbax clears up in the background."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_images_labels_and_a_grid_are_written(trained):
@@ -75,8 +85,8 @@ def test_a_run_that_is_being_written_is_not_disturbed(trained):
     unfinished.mkdir()
     draw(trained, count=1)
     assert unfinished.is_dir()
-    Checkpoints(trained / "checkpoints").__exit__()
-    assert not unfinished.exists()
+    with Checkpoints(trained / "checkpoints"):
+        wait_until(lambda: not unfinished.exists())
 
 
 def test_a_label_that_does_not_exist_is_told(trained):
