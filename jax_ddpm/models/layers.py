@@ -1,7 +1,9 @@
-"""The parts of the U-Net, as in the public code of Ho et al. 2020.
+"""The parts of the networks, as in the public code of Ho et al. 2020 but where another source is named.
 
 Parameters are float32. `dtype` is what a layer computes in; normalisation statistics and softmax are float32 whatever it is.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -10,6 +12,9 @@ from jax.typing import DTypeLike
 
 init_weight = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 init_near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")  # so that a block starts as its skip
+
+Resample = Callable[[jax.Array], jax.Array]
+"""[B, H, W, C] -> the same image at another size."""
 
 
 def timestep_embedding(t: jax.Array, features: int) -> jax.Array:
@@ -42,6 +47,17 @@ def conv3x3(
     return nn.Conv(features, (3, 3), (stride, stride), "SAME", kernel_init=kernel_init, dtype=dtype, name=name)
 
 
+def halved(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, H/2, W/2, C], the mean of each four pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def doubled(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, 2H, 2W, C], each pixel four times."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
 class ResBlock(nn.Module):
     """Two convolutions and a skip. Between them the embedding is added to h, or scales and shifts its normalisation:
 
@@ -55,6 +71,8 @@ class ResBlock(nn.Module):
       groups: of the normalisation; divides the channels in and out.
       dropout: the share of values dropped before the second convolution, in training.
       scale_shift: the second of the two ways; the projection of the embedding is then twice as wide.
+      resample: `halved` or `doubled`, to change the size of the image within the block, before the first convolution and on the
+        skip ("BigGAN up/down" in Dhariwal & Nichol 2021, section 3).
     """
 
     features: int
@@ -62,11 +80,14 @@ class ResBlock(nn.Module):
     dropout: float
     dtype: DTypeLike
     scale_shift: bool = False
+    resample: Resample | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, C], embedding [B, E] -> [B, H, W, features]."""
+        """x [B, H, W, C], embedding [B, E] -> [B, H, W, features], of half or twice the size where it is resampled."""
         h = nn.silu(group_norm(self.groups, self.dtype, "norm1")(x))
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
         h = conv3x3(self.features, self.dtype, "conv1")(h)
         h = nn.silu(self._condition(h, nn.silu(embedding)))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
@@ -116,6 +137,38 @@ class AttentionBlock(nn.Module):
         return x + out(h.reshape(x.shape))
 
 
+class AttentionPool(nn.Module):
+    """An image as one vector: what its mean attends to, among its positions and itself.
+
+    softmax(q_0 kᵀ/√d) v with q, k, v of [mean(x), x_1, …, x_HW] + P, where P is learned
+    (Radford et al. 2021, section 2.4; in the classifier of Dhariwal & Nichol 2021, section 4)
+
+    What they multiply it by last is left to the caller. Logits and softmax are float32.
+
+    Attributes:
+      heads: they share the channels out evenly.
+    """
+
+    heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, C]."""
+        batch, channels = len(x), x.shape[-1]
+        x = x.reshape(batch, -1, channels)
+        x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
+        position = self.param("position", nn.initializers.normal(channels**-0.5), x.shape[1:])
+        x = x + position.astype(x.dtype)
+
+        def project(x: jax.Array, name: str) -> jax.Array:
+            out = nn.Dense(channels, kernel_init=init_weight, dtype=self.dtype, name=name)(x)
+            return out.reshape(batch, -1, self.heads, channels // self.heads)
+
+        h = jax.nn.dot_product_attention(project(x[:, :1], "query"), project(x, "key"), project(x, "value"))
+        return h.reshape(batch, channels)
+
+
 class Downsample(nn.Module):
     """Halves height and width by a 3×3 convolution of stride 2."""
 
@@ -135,5 +188,4 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, 2H, 2W, C]."""
-        doubled = x.repeat(2, axis=1).repeat(2, axis=2)
-        return conv3x3(x.shape[-1], self.dtype, "conv")(doubled)
+        return conv3x3(x.shape[-1], self.dtype, "conv")(doubled(x))

@@ -1,4 +1,4 @@
-"""The parts of the U-Net against the formulas in NumPy float64, which test_unet.py puts together again."""
+"""The parts of the networks against the formulas in NumPy float64, which test_unet.py puts together again."""
 
 from functools import partial
 
@@ -12,11 +12,14 @@ from absl.testing import parameterized
 
 from jax_ddpm.models.layers import (
     AttentionBlock,
+    AttentionPool,
     Downsample,
     ResBlock,
     Upsample,
     conv3x3,
+    doubled,
     group_norm,
+    halved,
     init_near_zero,
     init_weight,
     timestep_embedding,
@@ -90,8 +93,20 @@ def conv(p, x, stride=1):
     return out
 
 
-def res_block(p, x, embedding, groups, scale_shift=False):
-    h = conv(p["conv1"], silu(norm(p["norm1"], x, groups)))
+def half_size(x):
+    """The mean of each four pixels."""
+    return sum(x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)) / 4
+
+
+def twice_size(x):
+    """Each pixel four times."""
+    rows, columns = (np.arange(2 * size) // 2 for size in x.shape[1:3])
+    return x[:, rows][:, :, columns]
+
+
+def res_block(p, x, embedding, groups, scale_shift=False, resample=lambda x: x):
+    h = conv(p["conv1"], resample(silu(norm(p["norm1"], x, groups))))
+    x = resample(x)
     told = dense(p["embedding"], silu(embedding))[:, None, None]
     if scale_shift:
         width = h.shape[-1]
@@ -114,13 +129,25 @@ def attention_block(p, x, heads, groups):
     return x + dense(p["out"], out).reshape(x.shape)
 
 
+def attention_pool(p, x, heads):
+    mean = x.mean(axis=(1, 2))[:, None]
+    tokens = np.concatenate([mean, x.reshape(len(x), -1, x.shape[-1])], axis=1) + p["position"]
+    query, key, value = dense(p["query"], tokens[:, 0]), dense(p["key"], tokens), dense(p["value"], tokens)
+    width = x.shape[-1] // heads
+    out = np.zeros_like(query)
+    for image, head in np.ndindex(len(x), heads):
+        mine = slice(head * width, (head + 1) * width)
+        weights = np.exp(key[image, :, mine] @ query[image, mine] / np.sqrt(width))
+        out[image, mine] = weights @ value[image, :, mine] / weights.sum()
+    return out
+
+
 def downsample(p, x):
     return conv(p["conv"], x, stride=2)
 
 
 def upsample(p, x):
-    rows, columns = (np.arange(2 * size) // 2 for size in x.shape[1:3])
-    return conv(p["conv"], x[:, rows][:, :, columns])
+    return conv(p["conv"], twice_size(x))
 
 
 X, EMBEDDING = 0.5 + normals(1, 2, 6, 4, 8), normals(2, 2, 12)
@@ -142,8 +169,24 @@ MODULES = (
         lambda p, x, e: res_block(p, x, e, 4, scale_shift=True),
         (2, 6, 4, 12),
     ),
+    (
+        "res_block_halved",
+        ResBlock(12, 4, 0.5, F32, resample=halved),
+        (X, EMBEDDING),
+        lambda p, x, e: res_block(p, x, e, 4, resample=half_size),
+        (2, 3, 2, 12),
+    ),
+    (
+        "res_block_doubled",
+        ResBlock(8, 4, 0.5, F32, scale_shift=True, resample=doubled),
+        (X, EMBEDDING),
+        lambda p, x, e: res_block(p, x, e, 4, scale_shift=True, resample=twice_size),
+        (2, 12, 8, 8),
+    ),
     ("attention", AttentionBlock(1, 2, F32), (X,), lambda p, x: attention_block(p, x, 1, 2), X.shape),
     ("attention_of_4_heads", AttentionBlock(4, 2, F32), (X,), lambda p, x: attention_block(p, x, 4, 2), X.shape),
+    ("attention_pool", AttentionPool(1, F32), (X,), lambda p, x: attention_pool(p, x, 1), (2, 8)),
+    ("attention_pool_of_4_heads", AttentionPool(4, F32), (X,), lambda p, x: attention_pool(p, x, 4), (2, 8)),
     ("downsample", Downsample(F32), (X,), downsample, (2, 3, 2, 8)),
     ("upsample", Upsample(F32), (X,), upsample, (2, 12, 8, 8)),
 )
@@ -201,6 +244,19 @@ def test_upsample_repeats_each_pixel():
     np.testing.assert_array_equal(
         Upsample(F32).apply({"params": params}, image)[0, ..., 0], np.kron(image[0, ..., 0], np.ones((2, 2)))
     )
+
+
+def test_an_image_is_halved_by_averaging_and_doubled_by_repeating():
+    image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(halved(image)[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_array_equal(doubled(image)[0, ..., 0], np.kron(image[0, ..., 0], np.ones((2, 2))))
+
+
+def test_pooling_begins_with_positions_of_variance_one_over_the_channels():
+    position = AttentionPool(1, F32).init(jax.random.key(0), normals(0, 1, 32, 32, 64))["params"]["position"]
+    assert position.shape == (32 * 32 + 1, 64)
+    # Of n = 65,600 normal draws the deviation is off by 1/√(2n) of itself, 5 of those being .014.
+    assert np.std(position) == pytest.approx(1 / 8, rel=0.014)
 
 
 @pytest.mark.parametrize(("initializer", "scale"), [(init_weight, 1.0), (init_near_zero, 1e-10)], ids=["weight", "near zero"])

@@ -20,12 +20,14 @@ from tests.models.test_layers import (
     conv,
     dense,
     downsample,
+    half_size,
     norm,
     normals,
     random_parameters,
     res_block,
     silu,
     sinusoids,
+    twice_size,
     upsample,
 )
 
@@ -35,16 +37,23 @@ PLAIN = UNet(**TINY, multipliers=(1, 2, 2), blocks=1)
 LABELLED = UNet(**TINY, multipliers=(1, 2), blocks=2, num_classes=5, out_channels=2, heads=2)
 
 SCALED = UNet(**TINY, multipliers=(1, 2), blocks=1, out_channels=6, scale_shift=True)
+ENLARGING = UNet(**TINY, multipliers=(1, 2), blocks=1, block_resampling=True, head_channels=4, low_resolution=True)
+GUIDED = UNet(**TINY, multipliers=(1, 2), blocks=1, num_classes=4, null_label=True)
 
 
 def inputs(net: UNet, batch: int = 3, seed: int = 0):
-    """x of 8×4 pixels, t, and the labels where the network takes them."""
+    """x of 8×4 pixels, t, and the labels where the network takes them, the last of those there are among them."""
     x, t, labels = normals(seed, batch, 8, 4, 3), np.array([0, 7, 999, 500])[:batch], np.array([4, 0, 2, 2])[:batch]
     return (x, t, labels) if net.num_classes else (x, t)
 
 
+def small_image(net: UNet, batch: int = 3):
+    """What it is to enlarge, and how far that is noised, where the network takes it."""
+    return {"low_res": normals(9, batch, 8, 4, 1), "low_res_t": np.array([0, 90, 3])[:batch]} if net.low_resolution else {}
+
+
 def shapes(net: UNet, *arrays):
-    return jax.eval_shape(net.init, jax.random.key(0), *arrays)["params"]
+    return jax.eval_shape(net.init, jax.random.key(0), *arrays, **small_image(net, len(arrays[0])))["params"]
 
 
 def parameters(net: UNet, seed: int = 0):
@@ -52,55 +61,83 @@ def parameters(net: UNet, seed: int = 0):
 
 
 @partial(jax.jit, static_argnames=("net", "train"), compiler_options=QUICK)
-def run(net, params, *arrays, train=False, key=None):
-    return net.apply({"params": params}, *arrays, train=train, rngs={} if key is None else {"dropout": key})
+def run(net, params, *arrays, train=False, key=None, **small):
+    return net.apply({"params": params}, *arrays, **small, train=train, rngs={} if key is None else {"dropout": key})
 
 
-def reference(net: UNet, p, x, t, labels=None):
-    """The network in NumPy float64. Where attention follows a block is read off the parameters' names."""
-    embedding = dense(p["time_1"], silu(dense(p["time_0"], sinusoids(t, net.channels))))
+class Reference:
+    """A network in NumPy float64. Where attention follows a block is read off the parameters' names."""
+
+    def __init__(self, net, p):
+        self.net, self.p = net, p
+
+    def time(self, t, name="time"):
+        return dense(self.p[f"{name}_1"], silu(dense(self.p[f"{name}_0"], sinusoids(t, self.net.channels))))
+
+    def resnet(self, x, name, **options):
+        return res_block(self.p[name], x, self.embedding, self.net.groups, self.net.scale_shift, **options)
+
+    def attention(self, x, name):
+        if name not in self.p:
+            return x
+        heads = x.shape[-1] // self.net.head_channels if self.net.head_channels else self.net.heads
+        return attention_block(self.p[name], x, heads, self.net.groups)
+
+    def block(self, x, name):
+        return self.attention(self.resnet(x, f"{name}_resnet"), f"{name}_attention")
+
+    def resampled(self, x, name, in_block, alone):
+        return self.resnet(x, name, resample=in_block) if self.net.block_resampling else alone(self.p[name], x)
+
+    def down(self, x):
+        """The way down and the middle, and what each step of it comes to."""
+        x = conv(self.p["conv_in"], x)
+        skips, levels = [x], range(len(self.net.multipliers))
+        for level in levels:
+            for number in range(self.net.blocks):
+                x = self.block(x, f"down_{level}_{number}")
+                skips.append(x)
+            if level != levels[-1]:
+                x = self.resampled(x, f"down_{level}_downsample", half_size, downsample)
+                skips.append(x)
+        x = self.resnet(x, "mid_0_resnet")
+        x = self.attention(x, "mid_attention")
+        return self.resnet(x, "mid_1_resnet"), skips
+
+
+def reference(net: UNet, p, x, t, labels=None, low_res=None, low_res_t=None):
+    """The U-Net in NumPy float64."""
+    it = Reference(net, p)
+    it.embedding = it.time(t)
     if labels is not None:
-        embedding = embedding + p["label"]["embedding"][labels]
-
-    def resnet(x, name):
-        return res_block(p[f"{name}_resnet"], x, embedding, net.groups, net.scale_shift)
-
-    def block(x, name):
-        x = resnet(x, name)
-        return attention_block(p[f"{name}_attention"], x, net.heads, net.groups) if f"{name}_attention" in p else x
-
-    x = conv(p["conv_in"], x)
-    skips, levels = [x], range(len(net.multipliers))
-    for level in levels:
-        for number in range(net.blocks):
-            x = block(x, f"down_{level}_{number}")
-            skips.append(x)
-        if level != levels[-1]:
-            x = downsample(p[f"down_{level}_downsample"], x)
-            skips.append(x)
-    x = resnet(x, "mid_0")
-    x = attention_block(p["mid_attention"], x, net.heads, net.groups)
-    x = resnet(x, "mid_1")
-    for level in reversed(levels):
+        it.embedding = it.embedding + p["label"]["embedding"][labels]
+    if low_res is not None:
+        it.embedding = it.embedding + it.time(low_res_t, "low_res_time")
+        x = np.concatenate([x, low_res], axis=-1)
+    x, skips = it.down(x)
+    for level in reversed(range(len(net.multipliers))):
         for number in range(net.blocks + 1):
-            x = block(np.concatenate([x, skips.pop()], axis=-1), f"up_{level}_{number}")
+            x = it.block(np.concatenate([x, skips.pop()], axis=-1), f"up_{level}_{number}")
         if level:
-            x = upsample(p[f"up_{level}_upsample"], x)
+            x = it.resampled(x, f"up_{level}_upsample", twice_size, upsample)
     assert not skips
     return conv(p["conv_out"], silu(norm(p["norm_out"], x, net.groups)))
 
 
 def assert_agrees_with_the_reference(net, apply):
-    params, arrays = parameters(net), inputs(net)
-    actual = apply(params, *arrays)
-    expected = reference(net, *jax.tree.map(lambda a: np.asarray(a, np.float64), (params, arrays[0])), *arrays[1:])
+    params, arrays, small = parameters(net), inputs(net), small_image(net)
+    actual = apply(params, *arrays, **small)
+    exact = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, arrays[0]))
+    expected = reference(net, *exact, *arrays[1:], **small)
     chex.assert_type(actual, F32)
     chex.assert_shape([actual, expected], (3, 8, 4, net.out_channels))
     # Some 60 float32 sums in a row, each 2^-24 of a value below 8 off: as a walk √60·6e-8·8 = 4e-6; measured: 3e-6.
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1.5e-5)
 
 
-@pytest.mark.parametrize("net", [PLAIN, SCALED], ids=["plain", "scale and shift"])
+@pytest.mark.parametrize(
+    "net", [PLAIN, SCALED, ENLARGING, GUIDED], ids=["plain", "scale and shift", "resampled in blocks, enlarging", "no class"]
+)
 def test_float32_agrees_with_the_float64_reference(net):
     assert_agrees_with_the_reference(net, partial(run, net))
 
@@ -112,6 +149,9 @@ class WithLabels(chex.TestCase):
         assert_agrees_with_the_reference(LABELLED, apply)
 
 
+ADM = {"attention_resolutions": (32, 16, 8), "head_channels": 64, "out_channels": 6, "scale_shift": True} | {
+    "block_resampling": True
+}
 IMPROVED = {"blocks": 3, "attention_resolutions": (16, 8), "heads": 4, "out_channels": 6, "scale_shift": True}
 
 
@@ -122,11 +162,19 @@ IMPROVED = {"blocks": 3, "attention_resolutions": (16, 8), "heads": 4, "out_chan
         ({"multipliers": (1, 1, 2, 2, 4, 4)}, 256, 113_673_219),
         (IMPROVED, 32, 52_546_438),
         (IMPROVED | {"multipliers": (1, 2, 3, 4)}, 64, 121_063_942),
+        (ADM | {"channels": 192, "multipliers": (1, 2, 3, 4), "blocks": 3, "num_classes": 1000}, 64, 295_904_454),
+        (ADM | {"channels": 256, "multipliers": (1, 1, 2, 3, 4), "num_classes": 1000}, 128, 421_529_606),
+        (ADM | {"channels": 256, "multipliers": (1, 1, 2, 2, 4, 4), "num_classes": 1000}, 256, 553_838_086),
+        (ADM | {"channels": 256, "multipliers": (1, 1, 2, 2, 4, 4)}, 256, 552_814_086),
     ],
-    ids=["CIFAR-10", "256 pixels", "improved CIFAR-10", "improved ImageNet 64"],
+    ids=[
+        *("CIFAR-10", "256 pixels", "improved CIFAR-10", "improved ImageNet 64"),
+        *("ADM 64", "ADM 128", "ADM 256", "ADM 256 without classes"),
+    ],
 )
 def test_parameter_count_is_that_of_the_paper(settings, size, count):
-    params = shapes(UNet(**settings), jnp.zeros((1, size, size, 3)), jnp.zeros(1, int))
+    labels = [jnp.zeros(1, int)] if "num_classes" in settings else []
+    params = shapes(UNet(**settings), jnp.zeros((1, size, size, 3)), jnp.zeros(1, int), *labels)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
 
 
@@ -135,6 +183,42 @@ def test_labels_add_an_embedding_of_four_times_the_channels_and_nothing_else():
     labelled = shapes(PLAIN.clone(num_classes=5), *inputs(PLAIN), np.zeros(3, int))
     assert labelled.pop("label")["embedding"].shape == (5, 4 * PLAIN.channels)
     assert labelled == plain
+
+
+def test_no_class_is_one_row_more_in_the_embedding_and_nothing_else():
+    labelled = shapes(PLAIN.clone(num_classes=4), *inputs(PLAIN), np.zeros(3, int))
+    guided = shapes(PLAIN.clone(num_classes=4, null_label=True), *inputs(PLAIN), np.zeros(3, int))
+    assert guided.pop("label")["embedding"].shape == (5, 4 * PLAIN.channels)
+    assert labelled.pop("label")["embedding"].shape == (4, 4 * PLAIN.channels)
+    assert guided == labelled
+
+
+def test_a_small_image_widens_the_first_convolution_and_brings_an_embedding_of_its_noise():
+    plain, enlarging = shapes(PLAIN, *inputs(PLAIN)), shapes(PLAIN.clone(low_resolution=True), *inputs(PLAIN))
+    for layer in ("0", "1"):
+        assert enlarging.pop(f"low_res_time_{layer}") == enlarging[f"time_{layer}"]
+    assert enlarging.pop("conv_in")["kernel"].shape == (3, 3, 3 + 1, 8)
+    assert plain.pop("conv_in")["kernel"].shape == (3, 3, 3, 8)
+    assert enlarging == plain
+
+
+def test_a_small_image_and_its_noise_matter_to_their_own_row():
+    params, arrays, small = parameters(ENLARGING), inputs(ENLARGING), small_image(ENLARGING)
+    before = run(ENLARGING, params, *arrays, **small)
+    for name, other in {"low_res": -small["low_res"], "low_res_t": small["low_res_t"] + 1}.items():
+        changed = small[name].copy()
+        changed[1] = other[1]
+        difference = np.abs(run(ENLARGING, params, *arrays, **{**small, name: changed}) - before).max(axis=(1, 2, 3))
+        np.testing.assert_array_equal(difference[[0, 2]], 0)
+        assert difference[1] > 1e-2
+
+
+def test_resampling_in_blocks_takes_the_place_of_the_convolutions_that_resample():
+    plain, within = shapes(PLAIN, *inputs(PLAIN)), shapes(PLAIN.clone(block_resampling=True), *inputs(PLAIN))
+    assert set(plain) == set(within)
+    different = {name for name in plain if plain[name] != within[name]}
+    assert different == {"down_0_downsample", "down_1_downsample", "up_1_upsample", "up_2_upsample"}
+    assert within["up_2_upsample"] == within["mid_1_resnet"]
 
 
 def test_scale_and_shift_double_the_projections_of_the_embedding_and_nothing_else():
@@ -184,10 +268,10 @@ def test_initial_parameters_are_as_in_the_public_code_and_the_output_starts_near
             np.testing.assert_array_equal(values, 1.0 if kind == "scale" else 0.0)
 
 
-@pytest.mark.parametrize("net", [LABELLED, SCALED], ids=["labelled", "scale and shift"])
+@pytest.mark.parametrize("net", [LABELLED, SCALED, ENLARGING], ids=["labelled", "scale and shift", "enlarging"])
 def test_gradients_reach_every_parameter(net):
-    params, arrays = parameters(net), inputs(net)
-    loss = lambda p: (net.apply({"params": p}, *arrays) ** 2).mean()  # noqa: E731
+    params, arrays, small = parameters(net), inputs(net), small_image(net)
+    loss = lambda p: (net.apply({"params": p}, *arrays, **small) ** 2).mean()  # noqa: E731
     gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
     chex.assert_tree_all_finite(gradients)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
@@ -312,6 +396,9 @@ def test_an_nnx_module_made_of_the_network_gives_the_same():
         ({}, (8, 8, 3), None, r"shape \(8, 8, 3\): expected \[B, H, W, C\]"),
         ({}, (2, 8, 8, 3), [0, 1], "labels given: a network with num_classes=0 takes no labels"),
         ({"num_classes": 5}, (2, 8, 8, 3), None, r"no labels given: a network with num_classes=5 takes labels in 0\.\.4"),
+        ({"num_classes": 5, "null_label": True}, (2, 8, 8, 3), None, r"no labels given: .* takes labels in 0\.\.5"),
+        ({"null_label": True}, (2, 8, 8, 3), None, "null_label=True with num_classes=0: expected classes"),
+        ({"head_channels": 5}, (2, 8, 8, 3), None, "8 channels do not split into groups=4 and heads of head_channels=5"),
         ({"groups": 3}, (2, 8, 8, 3), None, r"8 channels do not split into groups=3 and heads=1.* \(8\)"),
         ({"heads": 3}, (2, 8, 8, 3), None, "8 channels do not split into groups=4 and heads=3"),
         ({"channels": 12, "groups": 8, "multipliers": (2,)}, (2, 8, 8, 3), None, "12 channels do not split into groups=8"),
@@ -323,3 +410,30 @@ def test_an_nnx_module_made_of_the_network_gives_the_same():
 def test_what_the_network_cannot_take_is_refused(settings, shape, labels, message):
     with pytest.raises(InvalidInput, match=message):
         shapes(PLAIN.clone(**settings), jnp.zeros(shape), jnp.zeros(2, int), None if labels is None else jnp.array(labels))
+
+
+@pytest.mark.parametrize(
+    ("net", "given", "message"),
+    [
+        (
+            PLAIN,
+            ("low_res", "low_res_t"),
+            "low_res given: a network with low_resolution=False takes neither low_res nor low_res_t",
+        ),
+        (PLAIN, ("low_res_t",), "low_res_t given: a network with low_resolution=False takes neither"),
+        (ENLARGING, (), "no low_res given: a network with low_resolution=True takes low_res and low_res_t"),
+        (ENLARGING, ("low_res",), "no low_res_t given: a network with low_resolution=True takes low_res and low_res_t"),
+    ],
+)
+def test_a_small_image_where_there_should_be_none_and_none_where_there_should_be_one_are_refused(net, given, message):
+    small = {name: value for name, value in small_image(ENLARGING).items() if name in given}
+    with pytest.raises(InvalidInput, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), *inputs(net), **small)
+
+
+def test_a_small_image_that_is_still_small_is_refused():
+    small = small_image(ENLARGING) | {"low_res": np.zeros((3, 4, 2, 1))}
+    with pytest.raises(
+        InvalidInput, match=r"low_res has shape \(3, 4, 2, 1\): expected it brought to the size of x, \(3, 8, 4, 3\)"
+    ):
+        jax.eval_shape(ENLARGING.init, jax.random.key(0), *inputs(ENLARGING), **small)

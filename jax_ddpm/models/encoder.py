@@ -1,0 +1,118 @@
+"""What the U-Net and the classifier share: the time, the way down and the middle."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.layers import (
+    AttentionBlock,
+    Downsample,
+    Resample,
+    ResBlock,
+    conv3x3,
+    halved,
+    init_weight,
+    timestep_embedding,
+)
+
+
+class Encoder(nn.Module):
+    """The settings and the parts that are the same in each network; those that inherit from it say what is done with them.
+
+    Attributes:
+      channels: channels at the finest resolution.
+      multipliers: channels at each resolution, in units of `channels`; each next one is half as high and wide.
+      blocks: residual blocks at each resolution on the way down.
+      attention_resolutions: heights at which self-attention follows every block; the coarsest always has it in the middle.
+      heads: of the attention.
+      head_channels: how many channels each head has; 0 where `heads` says how many there are.
+      dropout: the share of values dropped in each block, in training.
+      groups: of the group normalisation.
+      scale_shift: whether the embedding scales and shifts the normalisation in each block, rather than being added before it.
+      block_resampling: whether the image changes its size within a residual block, rather than by a convolution of its own.
+      dtype: what the body computes in, float32 or bfloat16. Parameters, statistics, softmax and output are float32.
+    """
+
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention_resolutions: Sequence[int] = (16,)
+    heads: int = 1
+    head_channels: int = 0
+    dropout: float = 0.1
+    groups: int = 32
+    scale_shift: bool = False
+    block_resampling: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def encode(self, x: jax.Array, embedding: jax.Array, train: bool) -> tuple[jax.Array, list[jax.Array]]:
+        """x [B, H, W, C], embedding [B, E] -> the middle, and what each step on the way down has come to."""
+        x = conv3x3(self.channels, self.dtype, "conv_in")(x)
+        skips = [x]
+        for level, multiplier in enumerate(self.multipliers):
+            for block in range(self.blocks):
+                x = self.block(x, embedding, multiplier, f"down_{level}_{block}", train)
+                skips.append(x)
+            if level < len(self.multipliers) - 1:
+                x = self._downsample(x, embedding, multiplier, f"down_{level}_downsample", train)
+                skips.append(x)
+
+        x = self.res_block(multiplier, "mid_0_resnet")(x, embedding, train)
+        x = self._attention("mid_attention", x)
+        return self.res_block(multiplier, "mid_1_resnet")(x, embedding, train), skips
+
+    def time_embedding(self, t: jax.Array, name: str = "time") -> jax.Array:
+        """t [B] -> [B, 4·channels]."""
+        width = 4 * self.channels
+        h = nn.Dense(width, kernel_init=init_weight, name=f"{name}_0")(timestep_embedding(t, self.channels))
+        return nn.Dense(width, kernel_init=init_weight, name=f"{name}_1")(nn.silu(h))
+
+    def block(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
+        """A residual block, and the attention that follows it at this height, if any does."""
+        x = self.res_block(multiplier, f"{name}_resnet")(x, embedding, train)
+        return self._attention(f"{name}_attention", x) if x.shape[1] in self.attention_resolutions else x
+
+    def res_block(self, multiplier: int, name: str, resample: Resample | None = None) -> ResBlock:
+        """One that ends with multiplier · channels."""
+        features = multiplier * self.channels
+        return ResBlock(features, self.groups, self.dropout, self.dtype, self.scale_shift, resample, name=name)
+
+    def heads_for(self, width: int) -> int:
+        """How many heads attention over `width` channels has."""
+        return width // self.head_channels if self.head_channels else self.heads
+
+    def check_image(self, x: jax.Array) -> None:
+        """Raises InvalidInput for sizes and channels that this network cannot take."""
+        halvings = len(self.multipliers) - 1
+        if x.ndim != 4 or any(size % 2**halvings for size in x.shape[1:3]):
+            raise InvalidInput(
+                f"x has shape {x.shape}: expected [B, H, W, C] with H and W multiples of {2**halvings}, for "
+                f"{len(self.multipliers)} multipliers halve the image {halvings} times"
+            )
+        for multiplier in (1, *self.multipliers):
+            self._check_width(multiplier * self.channels)
+        heights = [x.shape[1] // 2**level for level in range(halvings + 1)]
+        if not set(self.attention_resolutions) <= set(heights):
+            raise InvalidInput(f"attention_resolutions={tuple(self.attention_resolutions)}: the heights here are {heights}")
+        if self.channels % 2 or self.channels < 4:
+            raise InvalidInput(f"channels={self.channels}: expected an even number, at least 4, for sines and cosines of t")
+
+    def _check_width(self, width: int) -> None:
+        if width % self.groups or width % (self.head_channels or self.heads):
+            heads = f"heads of head_channels={self.head_channels}" if self.head_channels else f"heads={self.heads}"
+            raise InvalidInput(
+                f"{width} channels do not split into groups={self.groups} and {heads}: choose channels "
+                f"({self.channels}) that both divide"
+            )
+
+    def _downsample(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
+        if self.block_resampling:
+            return self.res_block(multiplier, name, halved)(x, embedding, train)
+        return Downsample(self.dtype, name=name)(x)
+
+    def _attention(self, name: str, x: jax.Array) -> jax.Array:
+        return AttentionBlock(self.heads_for(x.shape[-1]), self.groups, self.dtype, name=name)(x)
