@@ -1,11 +1,12 @@
 """The command line: `python run.py --config configs/digits.py`."""
 
 import importlib
+import itertools
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from jax_ddpm import config as settings
 from jax_ddpm.errors import InvalidInput, choose
@@ -14,7 +15,8 @@ from jax_ddpm.runtime import configure
 MODES = {
     "train": "train a network, or go on with a run that stopped",
     "sample": "draw images from a trained run",
-    "evaluate": "say how likely a trained run finds images it has not seen, in bits/dim",
+    "edit": "change images, the user's or held-out ones, by a trained run: see --task",
+    "evaluate": "say how likely a trained run finds images it has not seen, in bits/dim, or how often a classifier is right",
     "demo": "train configs/digits.py, draw digits and have a classifier judge them",
     "describe": "print the network, the schedule and the data, and train nothing",
 }
@@ -26,6 +28,9 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Left out: runs/NAME, with the config's name.")
 MODE = flags.DEFINE_string("mode", "train", "; ".join(f"{name}: {text}" for name, text in MODES.items()))
+TASK = flags.DEFINE_string("task", None, "What --mode edit does: inpaint, interpolate, encode, translate, sdedit or enlarge.")
+IMAGES = flags.DEFINE_string("images", None, "To what: an image file or a folder. Left out: held-out images of the run's data.")
+MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, white where the images are to be drawn anew.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -52,18 +57,15 @@ def parse(argv: list[str]) -> list[str]:
 
 def written(argv: list[str], flag: str) -> str | None:
     """The value that `--flag=value` or `--flag value` gives, before the flags are read."""
-    for arg, following in zip(argv, [*argv[1:], None], strict=True):
-        if arg.startswith(f"--{flag}="):
-            return arg.partition("=")[2]
-        if arg == f"--{flag}":
-            return following
-    return None
+    words = (word for arg in [*argv[1:], ""] for word in arg.split("=", 1))
+    return dict(itertools.pairwise(words)).get(f"--{flag}") or None
 
 
 def main(_: list[str]) -> None:
     """Runs one command."""
-    choose("mode", MODE.value, MODES)
-    config: ConfigDict = CONFIG.value
+    given = {flag.name: flag.value for flag in (TASK, IMAGES, MASK) if flag.value is not None}
+    choose("mode for --task, --images and --mask" if given else "mode", MODE.value, {"edit": ""} if given else MODES)
+    (config := CONFIG.value).edit.update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
     configure(config.runtime.cpu_devices, config.runtime.compilation_cache, config.train.batch_size)
     importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)

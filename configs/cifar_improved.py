@@ -8,7 +8,7 @@ warmed up here, which at 500,000 steps makes no difference. That code tells the 
 padding and embedding of t differ in detail: those are DDPM's here. Nothing has been trained with this file yet.
 
 A chain of 4,000 steps is long; where the variance is learned, the paper finds, a tenth of them or fewer do nearly as well:
---config.sample.respacing=250
+--config.sampler.steps=250
 
 The paper's best likelihood (2.94 bits/dim) comes of the bound as the loss, its times drawn by how much they matter:
 --config.diffusion.loss=rescaled_kl --config.diffusion.timesteps=second_moment

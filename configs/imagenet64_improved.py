@@ -11,7 +11,7 @@ train_64x64.tar and valid_64x64.tar there are two ways: unpack them, and read th
 --config.data.name=folder --config.data.directory=PATH/train_64x64; or prepare them as the command says, with
 download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir="PATH")).
 
-A chain of 250 of the 4,000 steps: --config.sample.respacing=250
+A chain of 250 of the 4,000 steps: --config.sampler.steps=250
 The paper's best likelihood (3.53 bits/dim): --config.diffusion.loss=rescaled_kl --config.diffusion.timesteps=second_moment
 """
 

@@ -1,5 +1,15 @@
-"""Diffusion models as pure JAX functions, and a Flax U-Net to train with them. Nothing is computed here."""
+"""Diffusion models as pure JAX functions, and Flax networks to train with them. Nothing is computed here."""
 
+from jax_ddpm.diffusion.editing import (
+    ddim_decode,
+    ddim_encode,
+    inpaint,
+    interpolate,
+    noised_to_start,
+    partial_chain,
+    sdedit,
+    translate,
+)
 from jax_ddpm.diffusion.gaussian import (
     Gaussian,
     discretized_log_likelihood,
@@ -8,12 +18,14 @@ from jax_ddpm.diffusion.gaussian import (
     q_posterior,
     q_sample,
 )
+from jax_ddpm.diffusion.guidance import classifier_free, classifier_gradient, classifier_guided, guided_mean
 from jax_ddpm.diffusion.likelihood import VLB, RateDistortion, bits_per_dim, prior_kl, rate_distortion, vlb_terms
 from jax_ddpm.diffusion.losses import eps_loss, hybrid_loss, kl_loss, rescaled_kl_loss, v_loss, x0_loss
 from jax_ddpm.diffusion.ode import OdeLikelihood, ode_bits_per_dim, ode_log_likelihood
 from jax_ddpm.diffusion.prediction import (
     Denoiser,
     convert,
+    dynamic_threshold,
     eps_from_x0,
     from_x0,
     mean_from_x0,
@@ -27,8 +39,8 @@ from jax_ddpm.diffusion.prediction import (
     x0_from_score,
     x0_from_v,
 )
-from jax_ddpm.diffusion.respacing import respace, spaced_timesteps
-from jax_ddpm.diffusion.sampling import Sampler, ancestral, sample, sample_trajectory
+from jax_ddpm.diffusion.respacing import respace, sampler_times, spaced_timesteps
+from jax_ddpm.diffusion.sampling import Sampler, ancestral, ddim, ddim_inverse, sample, sample_trajectory
 from jax_ddpm.diffusion.schedules import (
     NoiseSchedule,
     constant_schedule,
@@ -40,6 +52,7 @@ from jax_ddpm.diffusion.schedules import (
     sigmoid_schedule,
     zero_terminal_snr,
 )
+from jax_ddpm.diffusion.solvers import dpm_solver_pp, euler, heun, unipc
 from jax_ddpm.diffusion.timesteps import (
     TimestepSampler,
     antithetic_timesteps,
@@ -57,6 +70,7 @@ from jax_ddpm.diffusion.weightings import (
     weighted,
 )
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.models.unet import UNet
 
 __version__ = "0.1.0"
@@ -67,6 +81,7 @@ __all__ = [
     "Gaussian",
     "InvalidInput",
     "NoiseSchedule",
+    "NoisyClassifier",
     "OdeLikelihood",
     "RateDistortion",
     "Sampler",
@@ -75,24 +90,40 @@ __all__ = [
     "ancestral",
     "antithetic_timesteps",
     "bits_per_dim",
+    "classifier_free",
+    "classifier_gradient",
+    "classifier_guided",
     "constant_schedule",
     "convert",
     "cosine_schedule",
+    "ddim",
+    "ddim_decode",
+    "ddim_encode",
+    "ddim_inverse",
     "discretized_log_likelihood",
+    "dpm_solver_pp",
+    "dynamic_threshold",
     "eps_from_x0",
     "eps_loss",
+    "euler",
     "from_x0",
     "gaussian_kl",
+    "guided_mean",
+    "heun",
     "hybrid_loss",
+    "inpaint",
+    "interpolate",
     "jsd_schedule",
     "kl_loss",
     "linear_schedule",
     "mean_from_x0",
     "min_snr_weight",
+    "noised_to_start",
     "ode_bits_per_dim",
     "ode_log_likelihood",
     "p2_weight",
     "p_mean_variance",
+    "partial_chain",
     "prior_kl",
     "q_mean_variance",
     "q_posterior",
@@ -103,8 +134,10 @@ __all__ = [
     "respace",
     "sample",
     "sample_trajectory",
+    "sampler_times",
     "schedule_from_betas",
     "score_from_x0",
+    "sdedit",
     "second_moment_timesteps",
     "sigmoid_schedule",
     "snr",
@@ -113,8 +146,10 @@ __all__ = [
     "static_clip",
     "stratified_timesteps",
     "to_x0",
+    "translate",
     "truncated_snr_weight",
     "uniform_timesteps",
+    "unipc",
     "v_from_x0",
     "v_loss",
     "vlb_terms",

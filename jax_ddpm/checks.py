@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jax_ddpm import experiment
+from jax_ddpm import experiment, objective
 from jax_ddpm.diffusion.losses import check_hybrid
-from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, check_terminal_snr
+from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, check_prediction
 from jax_ddpm.errors import InvalidInput, choose
 
 
@@ -31,23 +31,40 @@ def check(config: ConfigDict) -> None:
     choose("diffusion.variance", config.diffusion.variance, dict.fromkeys(VARIANCES))
     if config.data.name == "fashion_mnist" and size == 28:
         raise InvalidInput("data.image_size=28: fashion_mnist comes padded to 32×32, and would be shrunk. Expected 32")
-    _check_variance_is_trained(config.diffusion)
-    _check_end_is_trained(config)
+    _check_low_res(config)
+    if not experiment.is_classifier(config):
+        _check_variance_is_trained(config.diffusion)
+        _check_end_is_trained(config)
+        _check_guidance(config)
     jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
-    experiment.make_optimizer(config)
-    experiment.make_timesteps(config)
-    experiment.make_loss_fn(config)
-    experiment.make_sampler(config)
+    objective.make_optimizer(config)
+    objective.make_timesteps(config)
+    objective.make_loss_fn(config)
     for name in experiment.chosen_metrics(config):
         experiment.METRICS[name](config)
-    experiment.chosen_labels(config, 1)
+    if not experiment.is_classifier(config):
+        experiment.make_sampler(config)
+        experiment.chosen_labels(config, 1)
+
+
+def _check_low_res(config: ConfigDict) -> None:
+    """Raises InvalidInput where the small image is not one that the large one can be averaged to, or nothing enlarges it."""
+    small, size = config.model.low_res_size, config.data.image_size
+    if small and (small >= size or size % small):
+        sizes = [each for each in range(1, size) if size % each == 0]
+        raise InvalidInput(
+            f"model.low_res_size={small} with data.image_size={size}: expected one of {', '.join(map(str, sizes))}, which each "
+            "pixel of is the mean of a square"
+        )
+    if small and experiment.is_classifier(config):
+        raise InvalidInput(f"model.low_res_size={small}: a classifier enlarges nothing. Expected 0, or model.network=unet")
 
 
 def _check_variance_is_trained(diffusion: ConfigDict) -> None:
     """Raises InvalidInput where a learned variance has no loss, or the hybrid loss no variance to learn."""
     if diffusion.loss == "hybrid":
         check_hybrid(diffusion.variance)
-    if diffusion.variance in LEARNED_VARIANCES and diffusion.loss in experiment.SQUARE_ERRORS:
+    if diffusion.variance in LEARNED_VARIANCES and diffusion.loss in objective.SQUARE_ERRORS:
         raise InvalidInput(
             f"diffusion.variance={diffusion.variance}, but diffusion.loss={diffusion.loss} does not train it: "
             "expected the loss hybrid, kl or rescaled_kl, or a fixed variance"
@@ -57,11 +74,26 @@ def _check_variance_is_trained(diffusion: ConfigDict) -> None:
 def _check_end_is_trained(config: ConfigDict) -> None:
     """Raises InvalidInput where nothing of x_0 is left in x_T and the prediction, or the loss, says nothing of it there."""
     diffusion = config.diffusion
-    check_terminal_snr(experiment.make_schedule(config), diffusion.prediction)
+    check_prediction(experiment.make_schedule(config), diffusion.prediction)
     if diffusion.zero_terminal_snr and diffusion.loss in ("eps", "hybrid"):
         raise InvalidInput(
             f"diffusion.loss={diffusion.loss} is blind where ᾱ_T = 0: x_T is the noise, whatever x_0 was. With "
             "diffusion.zero_terminal_snr expected the loss v, x0, kl or rescaled_kl"
+        )
+
+
+def _check_guidance(config: ConfigDict) -> None:
+    """Raises InvalidInput where classes are to be guided to and nothing knows them."""
+    guidance = config.guidance
+    choose("guidance.form", guidance.form or "mean", {"mean": None, "score": None})
+    first, last = guidance.interval if len(guidance.interval) == 2 else (1, 0)
+    if not 0 <= first <= last <= 1:
+        raise InvalidInput(f"guidance.interval={guidance.interval}: expected two shares of the chain, such as (0.0, 1.0)")
+    free = guidance.scale != 1 and not guidance.classifier
+    if free and not (config.model.class_conditional and config.model.label_dropout):
+        raise InvalidInput(
+            f"guidance.scale={guidance.scale}: this network was not trained to do without the class. Expected one with "
+            "model.class_conditional and model.label_dropout, or a guidance.classifier"
         )
 
 
@@ -74,15 +106,24 @@ _MORE_THAN_ZERO = {
         *("log_every", "checkpoint_every", "keep_last", "sample_count"),
     ),
     "sample": ("count", "batch_size"),
+    "edit": ("count", "jump", "resamples", "frames"),
     "eval": ("batch_size", "ode_tolerance"),
 }
 _NOT_NEGATIVE = {
     "diffusion": ("hybrid_weight", "p2_gamma"),
-    "train": ("adam_eps", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
+    "model": ("head_channels", "low_res_size"),
+    "train": ("adam_eps", "weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
     "sample": ("seed", "labels"),
+    "sampler": ("steps", "churn", "churn_noise"),
+    "guidance": ("scale",),
+    "edit": ("seed", "labels", "targets"),
     "eval": ("seed", "count"),
 }
-_FRACTIONS = {"model": ("dropout",), "train": ("adam_b1", "adam_b2", "ema_decay"), "eval": ("ode_tolerance",)}
+_FRACTIONS = {
+    "model": ("dropout", "label_dropout", "low_res_noise"),
+    "train": ("adam_b1", "adam_b2", "ema_decay"),
+    "eval": ("ode_tolerance",),
+}
 
 
 def _check_ranges(config: ConfigDict) -> None:

@@ -47,15 +47,21 @@ def default_config() -> ConfigDict:
     diffusion.timesteps = "uniform"  # how t is drawn: uniform, stratified, antithetic, second_moment (by importance)
 
     config.model = model = ConfigDict()
+    model.network = "unet"  # unet, noisy_classifier (it says what class a noisy image is of, and can guide a unet)
     model.channels = 128
     model.multipliers = (1, 2, 2, 2)
     model.blocks = 2
     model.attention_resolutions = (16,)
     model.heads = 1
+    model.head_channels = 0  # of each head; 0: `heads` says how many there are
     model.dropout = 0.1
     model.groups = 32
     model.scale_shift = False  # the embedding scales and shifts what is normalised, instead of being added before
+    model.block_resampling = False  # the image changes its size within a residual block, not by a convolution of its own
     model.class_conditional = False
+    model.label_dropout = 0.0  # share of labels that training replaces by "no class"; guidance without a classifier needs some
+    model.low_res_size = 0  # pixels a side of the small image that the network enlarges; 0: it is given none
+    model.low_res_noise = 0.0  # the largest share of the chain by which training noises the small image; 0: not at all
     model.dtype = "float32"  # of the body: float32, bfloat16
 
     config.train = train = ConfigDict()
@@ -68,7 +74,9 @@ def default_config() -> ConfigDict:
     train.adam_b1 = 0.9
     train.adam_b2 = 0.999
     train.adam_eps = 1e-8
-    train.ema_decay = 0.9999
+    train.weight_decay = 0.0  # of AdamW; 0 is Adam
+    train.decay = "constant"  # of the learning rate after the warm-up: constant, linear (to 0 at train.steps)
+    train.ema_decay = 0.9999  # 0: the average is the parameters
     train.ema_warmup = True  # decay min(ema_decay, (1 + n)/(10 + n)), so that short runs forget their start
     train.log_every = 100
     train.checkpoint_every = 5000
@@ -81,12 +89,45 @@ def default_config() -> ConfigDict:
     sample.count = 64  # images that --mode sample draws
     sample.batch_size = 64
     sample.seed = 0
-    sample.labels = ()  # taken in turn, where the network is class-conditional; () takes every class
-    sample.clip = True  # hold x_0 within [-1, 1] at every step
-    sample.respacing = ""  # some of the steps: uniform50, quad50, ddim50, or 10,15,20 of as many parts; "": every one
+    sample.labels = ()  # taken in turn, where the network or a classifier knows classes; () takes every class
+
+    config.sampler = sampler = ConfigDict()
+    sampler.name = "ancestral"  # ancestral, ddim, euler, heun, dpm_solver_pp, unipc
+    sampler.steps = 0  # 0: as many as the chain has
+    sampler.spacing = ""  # linspace, leading, trailing, quad, karras, log_snr; 10,15,20 of as many parts; "": the sampler's own
+    sampler.clip = "static"  # what is done to each estimate of x_0: static (held within [-1, 1]), dynamic, none
+    sampler.dynamic_quantile = 0.995  # of |x_0|, at which dynamic clipping begins
+    sampler.eta = 0.0  # of ddim: from 0, no noise, to 1, as much as the posterior has
+    sampler.rederive_eps = True  # of ddim: whether the noise is derived anew from the clipped x_0
+    sampler.order = 2  # of dpm_solver_pp and unipc: 1, 2, 3
+    sampler.stochastic = False  # of dpm_solver_pp: solve the SDE
+    sampler.churn = 0.0  # of euler and heun, where noise is added before each step: S_churn
+    sampler.churn_range = ()  # the two noise levels, √((1-ᾱ)/ᾱ), between which it is: S_tmin, S_tmax; (): everywhere
+    sampler.churn_noise = 1.0  # S_noise
+
+    config.guidance = guidance = ConfigDict()
+    guidance.scale = 1.0  # 1: as the class is in the data; more draws closer to what is typical of it
+    guidance.classifier = ""  # the workdir of a noisy classifier; "": classifier-free, which needs model.label_dropout
+    guidance.interval = (0.0, 1.0)  # the part of the chain in which it acts, from clean (0) to noise (1)
+    guidance.form = ""  # what a classifier moves: mean, score; "": the mean of ancestral and stochastic ones, else the score
+
+    config.edit = edit = ConfigDict()
+    edit.task = ""  # what --mode edit does: inpaint, interpolate, encode, translate, sdedit, enlarge
+    edit.images = ""  # an image file, or a folder of them; "": the first ones of eval.split of the run's own data
+    edit.count = 8  # how many of them, at the most
+    edit.labels = ()  # their classes, taken in turn; (): those of the data, or no class where the network knows that
+    edit.targets = ()  # of translate: the classes that each image is translated to; (): every class
+    edit.mask = ""  # of inpaint: an image file, white where it is to be drawn anew
+    edit.region = "right"  # of inpaint without a mask, what is drawn anew: left, right, top, bottom, centre
+    edit.resamples = 5  # of inpaint: how often each stretch of the chain is gone through; 1 goes through it once
+    edit.jump = 10  # of inpaint: steps in a stretch; a chain of no more is gone through once
+    edit.strength = 0.5  # of sdedit: the part of the chain that is run, from nothing (0) to all of it (1)
+    edit.spherical = True  # of interpolate: on the arc between two latents; else on the line
+    edit.frames = 11  # states of the chain that are shown; of interpolate, the images from the first to the second
+    edit.seed = 0
 
     config.eval = evaluation = ConfigDict()
-    evaluation.metrics = ("bits_per_dim",)  # bits_per_dim (the variational bound), ode_bits_per_dim (the probability flow)
+    evaluation.metrics = ("bits_per_dim",)  # bits_per_dim (the bound), ode_bits_per_dim (the flow), accuracy (of a classifier)
     evaluation.split = "test"  # of the data
     evaluation.count = 0  # how many of its images, from the first on; 0 takes all
     evaluation.batch_size = 64

@@ -1,4 +1,4 @@
-"""From a config to the things it names: the schedule, the network, the loss, the optimizer, the sampler."""
+"""From a config to the things it names: the schedule, the network, the sampler, the metrics."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,16 +7,15 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from jax_ddpm.data.sources import Source, load_source
 from jax_ddpm.diffusion.likelihood import VLB, vlb_terms
-from jax_ddpm.diffusion.losses import Loss, eps_loss, hybrid_loss, kl_loss, rescaled_kl_loss, v_loss, x0_loss
+from jax_ddpm.diffusion.low_resolution import LowResolution, low_resolution, shrunk
 from jax_ddpm.diffusion.ode import check_flow, ode_bits_per_dim
-from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, Clip, Denoiser, static_clip
+from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, Clip, Denoiser, dynamic_threshold, static_clip
 from jax_ddpm.diffusion.respacing import respace
-from jax_ddpm.diffusion.sampling import Sampler, ancestral
+from jax_ddpm.diffusion.sampling import Sampler, ancestral, ddim
 from jax_ddpm.diffusion.schedules import (
     NoiseSchedule,
     constant_schedule,
@@ -27,35 +26,14 @@ from jax_ddpm.diffusion.schedules import (
     sigmoid_schedule,
     zero_terminal_snr,
 )
-from jax_ddpm.diffusion.timesteps import (
-    TimestepSampler,
-    antithetic_timesteps,
-    second_moment_timesteps,
-    stratified_timesteps,
-    uniform_timesteps,
-)
-from jax_ddpm.diffusion.weightings import (
-    Weighting,
-    min_snr_weight,
-    p2_weight,
-    snr_weight,
-    truncated_snr_weight,
-    vlb_weight,
-    weighted,
-)
+from jax_ddpm.diffusion.solvers import EVERYWHERE, dpm_solver_pp, euler, heun, unipc
 from jax_ddpm.errors import InvalidInput, choose
+from jax_ddpm.evaluation.accuracy import Answers, answers
+from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.models.unet import UNet
 from jax_ddpm.training.state import Params
-from jax_ddpm.training.step import Batch, LossFn, Prepare, Prepared, TrainStep, make_train_step
 
-
-def _per_component(loss: Loss) -> Loss:
-    """Nats an image -> nats a component, the scale at which a gradient clip of 1 means the same as for the other losses."""
-
-    def scaled(schedule: NoiseSchedule, denoiser: Denoiser, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-        return loss(schedule, denoiser, x0, t, eps) / x0[0].size
-
-    return scaled
+Network = UNet | NoisyClassifier
 
 
 SCHEDULES: dict[str, Callable[[ConfigDict], NoiseSchedule]] = {
@@ -66,29 +44,39 @@ SCHEDULES: dict[str, Callable[[ConfigDict], NoiseSchedule]] = {
     "constant": lambda c: constant_schedule(c.steps, c.beta_end),
     "jsd": lambda c: jsd_schedule(c.steps),
 }
-LOSSES: dict[str, Callable[[ConfigDict], Loss]] = {
-    "eps": lambda c: partial(eps_loss, prediction=c.prediction),
-    "x0": lambda c: partial(x0_loss, prediction=c.prediction),
-    "v": lambda c: partial(v_loss, prediction=c.prediction),
-    "kl": lambda c: _per_component(partial(kl_loss, prediction=c.prediction, variance=c.variance)),
-    "rescaled_kl": lambda c: _per_component(partial(rescaled_kl_loss, prediction=c.prediction, variance=c.variance)),
-    "hybrid": lambda c: partial(hybrid_loss, prediction=c.prediction, variance=c.variance, weight=c.hybrid_weight),
+SAMPLERS: dict[str, Callable[[ConfigDict], Callable[..., Sampler]]] = {
+    "ancestral": lambda c: partial(ancestral, variance=c.diffusion.variance),
+    "ddim": lambda c: partial(ddim, eta=c.sampler.eta, rederive_eps=c.sampler.rederive_eps),
+    "euler": lambda c: partial(euler, **_churn(c.sampler)),
+    "heun": lambda c: partial(heun, **_churn(c.sampler)),
+    "dpm_solver_pp": lambda c: partial(dpm_solver_pp, order=c.sampler.order, stochastic=c.sampler.stochastic),
+    "unipc": lambda c: partial(unipc, order=c.sampler.order),
 }
-SQUARE_ERRORS = ("eps", "x0", "v")  # the losses that can be weighted, and that say nothing of the variance
-WEIGHTINGS: dict[str, Callable[[ConfigDict], Weighting]] = {
-    "snr": lambda c: snr_weight,
-    "truncated_snr": lambda c: truncated_snr_weight,
-    "min_snr": lambda c: partial(min_snr_weight, gamma=c.min_snr_gamma),
-    "p2": lambda c: partial(p2_weight, k=c.p2_k, gamma=c.p2_gamma),
-    "vlb": lambda c: partial(vlb_weight, variance=c.variance),
-}
-TIMESTEPS: dict[str, Callable[[int], TimestepSampler]] = {
-    "uniform": uniform_timesteps,
-    "stratified": stratified_timesteps,
-    "antithetic": antithetic_timesteps,
-    "second_moment": second_moment_timesteps,
+CLIPS: dict[str, Callable[[ConfigDict], Clip | None]] = {
+    "static": lambda c: static_clip,
+    "dynamic": lambda c: dynamic_threshold(c.dynamic_quantile),
+    "none": lambda c: None,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CLASSIFIER = "noisy_classifier"
+
+
+_DRAWS_NOTHING = (
+    f"this run is of a classifier (model.network={CLASSIFIER}), which draws no images. Expected one of model.network=unet, "
+    "which it can guide: --workdir that one, --config.guidance.classifier this one"
+)
+_NOT_SHORTER = (
+    "diffusion.variance=learned is the variance of one step of the whole chain. Expected learned_range, which fits any chain, "
+    "or every step"
+)
+
+
+def _churn(settings: ConfigDict) -> dict[str, Any]:
+    return {
+        "churn": settings.churn,
+        "churn_range": tuple(settings.churn_range) or EVERYWHERE,
+        "churn_noise": settings.churn_noise,
+    }
 
 
 def make_schedule(config: ConfigDict) -> NoiseSchedule:
@@ -102,35 +90,62 @@ def make_short_schedule(config: ConfigDict, respacing: str) -> NoiseSchedule:
     if not respacing:
         return make_schedule(config)
     if config.diffusion.variance == "learned":
-        raise InvalidInput(
-            f"respacing={respacing} with diffusion.variance=learned: what the network says is the variance of one step of the "
-            "whole chain. Expected learned_range, which fits any chain, or every step"
-        )
+        raise InvalidInput(f"respacing={respacing}: {_NOT_SHORTER}")
     return respace(make_schedule(config), respacing)
 
 
-def make_network(config: ConfigDict) -> UNet:
-    """The U-Net."""
+def make_network(config: ConfigDict) -> Network:
+    """The network, U-Net or classifier."""
+    return choose("model.network", config.model.network, NETWORKS)(config)
+
+
+def _make_unet(config: ConfigDict) -> UNet:
+    classes = num_classes(config)
     return UNet(
         out_channels=config.data.channels * (2 if config.diffusion.variance in LEARNED_VARIANCES else 1),
-        channels=config.model.channels,
-        multipliers=tuple(config.model.multipliers),
-        blocks=config.model.blocks,
-        attention_resolutions=tuple(config.model.attention_resolutions),
-        heads=config.model.heads,
-        dropout=config.model.dropout,
-        groups=config.model.groups,
-        scale_shift=config.model.scale_shift,
-        num_classes=num_classes(config),
-        dtype=choose("model.dtype", config.model.dtype, DTYPES),
+        num_classes=classes,
+        null_label=classes > 0 and config.model.label_dropout > 0,
+        low_resolution=config.model.low_res_size > 0,
+        **_encoder_settings(config),
     )
 
 
+def _make_classifier(config: ConfigDict) -> NoisyClassifier:
+    return NoisyClassifier(num_classes=num_classes(config), **_encoder_settings(config))
+
+
+def _encoder_settings(config: ConfigDict) -> dict[str, Any]:
+    """What both networks are told alike."""
+    model = config.model
+    alike = ("channels", "blocks", "heads", "head_channels", "dropout", "groups", "scale_shift", "block_resampling")
+    return {name: model[name] for name in alike} | {
+        "multipliers": tuple(model.multipliers),
+        "attention_resolutions": tuple(model.attention_resolutions),
+        "dtype": choose("model.dtype", model.dtype, DTYPES),
+    }
+
+
+NETWORKS: dict[str, Callable[[ConfigDict], Network]] = {"unet": _make_unet, CLASSIFIER: _make_classifier}
+
+
+def is_classifier(config: ConfigDict) -> bool:
+    """Whether the network says what an image is of, and draws none."""
+    return config.model.network == CLASSIFIER
+
+
 def num_classes(config: ConfigDict) -> int:
-    """How many labels the network knows; 0 where it is not class-conditional."""
-    if config.model.class_conditional and not config.data.class_names:
-        raise InvalidInput("model.class_conditional=True, but data.class_names is empty: the data has no labels")
-    return len(config.data.class_names) if config.model.class_conditional else 0
+    """How many labels the network knows; 0 where it is told no label and gives none."""
+    if not (config.model.class_conditional or is_classifier(config)):
+        return 0
+    if not config.data.class_names:
+        asked = f"model.network={CLASSIFIER}" if is_classifier(config) else "model.class_conditional=True"
+        raise InvalidInput(f"{asked}, but data.class_names is empty: the data has no labels")
+    return len(config.data.class_names)
+
+
+def known_classes(config: ConfigDict) -> int:
+    """How many classes can be asked for: those of the network, or of the classifier that guides it."""
+    return len(config.data.class_names) if config.guidance.classifier else num_classes(config)
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -140,30 +155,60 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
 
 def init_params(config: ConfigDict, key: jax.Array) -> Params:
     """Random parameters of the network."""
-    labels = jnp.zeros(1, jnp.int32) if num_classes(config) else None
-    return make_network(config).init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(1), labels)["params"]
+    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), example_inputs(config))
+    return make_network(config).init(key, **zeros)["params"]
 
 
-def make_denoiser(network: UNet, params: Params, labels: jax.Array | None, dropout_key: jax.Array | None = None) -> Denoiser:
-    """The network as a function of x_t and t alone; with a key for dropout it is in training."""
+def example_inputs(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the network is called with, by name, for a single image."""
+    network, image = make_network(config), jax.ShapeDtypeStruct((1, *image_shape(config)), jnp.float32)
+    inputs = {"x": image, "t": jax.ShapeDtypeStruct((1,), jnp.float32)}
+    if isinstance(network, UNet) and network.num_classes:
+        inputs["labels"] = jax.ShapeDtypeStruct((1,), jnp.int32)
+    if isinstance(network, UNet) and network.low_resolution:
+        inputs |= {"low_res": image, "low_res_t": jax.ShapeDtypeStruct((1,), jnp.int32)}
+    return inputs
+
+
+def make_denoiser(
+    network: Network,
+    params: Params,
+    labels: jax.Array | None,
+    dropout_key: jax.Array | None = None,
+    low_resolution: LowResolution | None = None,
+) -> Denoiser:
+    """The network as a function of x_t and t alone; with a key for dropout it is in training.
+
+    Where x_t is the batch twice over, as guidance without a classifier has it, so is the small image; labels are as many as
+    there are images.
+
+    Raises:
+      InvalidInput: the network is a classifier.
+    """
+    if isinstance(network, NoisyClassifier):
+        raise InvalidInput(_DRAWS_NOTHING)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
 
     def denoiser(xt: jax.Array, t: jax.Array) -> jax.Array:
-        output = network.apply({"params": params}, xt, t, labels, train=dropout_key is not None, rngs=rngs)
+        small: dict[str, Any] = {}
+        if low_resolution is not None:
+            image, steps = (jnp.concatenate([each] * (len(xt) // len(each))) for each in low_resolution)
+            small = {"low_res": image, "low_res_t": steps}
+        output = network.apply({"params": params}, xt, t, labels, **small, train=dropout_key is not None, rngs=rngs)
         return cast(jax.Array, output)
 
     return denoiser
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Clip the gradient, then Adam with a linear warm-up of the learning rate."""
-    train = config.train
-    if train.warmup_steps:
-        rate = optax.warmup_constant_schedule(0.0, train.learning_rate, train.warmup_steps)
-    else:  # a schedule too, so that the optimizer's state has one form and a run may change its warm-up
-        rate = optax.constant_schedule(train.learning_rate)
-    clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(rate, train.adam_b1, train.adam_b2, train.adam_eps))
+def small_images(config: ConfigDict, x0: jax.Array) -> LowResolution | None:
+    """x0 [B, H, W, C] made small, for a network that enlarges; None for any other."""
+    small, size = config.model.low_res_size, config.data.image_size
+    return low_resolution(make_schedule(config), shrunk(x0, small), size) if small else None
+
+
+def low_res_steps(config: ConfigDict) -> int:
+    """The most steps of the forward process by which training noises the small image that is to be enlarged."""
+    return round(config.model.low_res_noise * config.diffusion.steps)
 
 
 def make_source(config: ConfigDict) -> Source:
@@ -171,20 +216,36 @@ def make_source(config: ConfigDict) -> Source:
     return load_source(config.data.name, config.data.split, config.data.directory)
 
 
-def make_sampler(config: ConfigDict) -> Sampler:
-    """The way the reverse chain is run."""
-    schedule, clip = make_short_schedule(config, config.sample.respacing), _clip(config.sample.clip)
-    return ancestral(schedule, prediction=config.diffusion.prediction, variance=config.diffusion.variance, clip=clip)
+def make_sampler(config: ConfigDict, schedule: NoiseSchedule | None = None) -> Sampler:
+    """The way the reverse chain is run, over the whole of it or over `schedule`.
 
-
-def _clip(wanted: bool) -> Clip | None:
-    return static_clip if wanted else None
+    Raises:
+      InvalidInput: settings that do not go together, or the network is a classifier.
+    """
+    if is_classifier(config):
+        raise InvalidInput(_DRAWS_NOTHING)
+    settings, schedule = config.sampler, schedule or make_schedule(config)
+    make = choose("sampler.name", settings.name, SAMPLERS)(config)
+    sampler = make(
+        schedule,
+        steps=settings.steps or None,
+        prediction=config.diffusion.prediction,
+        clip=choose("sampler.clip", settings.clip, CLIPS)(settings),
+        **({"spacing": settings.spacing} if settings.spacing else {}),
+    )
+    if sampler.learned == "learned" and len(sampler.rows) < len(schedule.betas):
+        raise InvalidInput(f"sampler.steps={settings.steps}: {_NOT_SHORTER}")
+    return sampler
 
 
 def make_bound(config: ConfigDict) -> Callable[[Denoiser, jax.Array, jax.Array], VLB]:
     """(denoiser, x0 [B, ...], key) -> the terms of the variational bound."""
     schedule, diffusion = make_short_schedule(config, config.eval.respacing), config.diffusion
-    options = {"prediction": diffusion.prediction, "variance": diffusion.variance, "clip": _clip(config.eval.clip)}
+    options = {
+        "prediction": diffusion.prediction,
+        "variance": diffusion.variance,
+        "clip": static_clip if config.eval.clip else None,
+    }
     return lambda denoiser, x0, key: vlb_terms(schedule, denoiser, x0, key, **options)
 
 
@@ -196,77 +257,40 @@ def make_flow_bits(config: ConfigDict) -> Callable[[Denoiser, jax.Array, jax.Arr
     return lambda denoiser, x0, key: ode_bits_per_dim(schedule, denoiser, x0, key, **options)
 
 
-METRICS = {"bits_per_dim": make_bound, "ode_bits_per_dim": make_flow_bits}
+def make_accuracy(config: ConfigDict) -> Callable[[NoisyClassifier, Params, jax.Array, jax.Array, jax.Array], Answers]:
+    """(network, params, x0 [B, ...], labels [B], key) -> whether the classifier is right, at ten levels of noise."""
+    schedule = make_schedule(config)
+
+    def judge(network: NoisyClassifier, params: Params, x0: jax.Array, labels: jax.Array, key: jax.Array) -> Answers:
+        return answers(schedule, partial(network.apply, {"params": params}), x0, labels, key)
+
+    return judge
+
+
+METRICS: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
+    "bits_per_dim": make_bound,
+    "ode_bits_per_dim": make_flow_bits,
+    "accuracy": make_accuracy,
+}
 
 
 def chosen_metrics(config: ConfigDict) -> tuple[str, ...]:
     """The names in `eval.metrics`; a flag gives several as one text, with commas between them.
 
     Raises:
-      InvalidInput: there is no such metric.
+      InvalidInput: there is no such metric, or not of such a network.
     """
     names = tuple(name.strip() for name in ",".join(config.eval.metrics).split(","))
     for name in names:
         choose("eval.metrics", name, METRICS)
+        if is_classifier(config) and name != "accuracy":
+            raise InvalidInput(f"eval.metrics={name}: a classifier says nothing of how likely images are. Expected accuracy")
+        if name == "accuracy" and not is_classifier(config):
+            raise InvalidInput(
+                f"eval.metrics=accuracy is of a classifier, and model.network={config.model.network}. Expected one of "
+                f"{', '.join(each for each in METRICS if each != 'accuracy')}"
+            )
     return names
-
-
-def make_timesteps(config: ConfigDict) -> TimestepSampler:
-    """How the times of a batch are drawn."""
-    return choose("diffusion.timesteps", config.diffusion.timesteps, TIMESTEPS)(config.diffusion.steps)
-
-
-def make_prepare(config: ConfigDict) -> Prepare:
-    """Draws a time and the noise for each image of a batch."""
-    timesteps = make_timesteps(config)
-
-    def prepare(key: jax.Array, batch: Batch, history: Any) -> Prepared:
-        t_key, eps_key = jax.random.split(key)
-        t, weights = timesteps.draw(t_key, history, len(batch["image"]))
-        eps = jax.random.normal(eps_key, batch["image"].shape)
-        return Prepared({**batch, "t": t, "eps": eps}, t, weights)
-
-    return prepare
-
-
-def make_loss(config: ConfigDict) -> Loss:
-    """The loss of each image, weighted by its noise."""
-    diffusion = config.diffusion
-    loss = choose("diffusion.loss", diffusion.loss, LOSSES)(diffusion)
-    choose("diffusion.weighting", diffusion.weighting, {"uniform": None, **WEIGHTINGS})
-    if diffusion.weighting == "uniform":
-        return loss
-    if diffusion.loss not in SQUARE_ERRORS:
-        raise InvalidInput(
-            f"diffusion.weighting={diffusion.weighting} with diffusion.loss={diffusion.loss}, which has its weights: expected "
-            "the weighting uniform, or the loss eps, x0 or v"
-        )
-    return weighted(loss, WEIGHTINGS[diffusion.weighting](diffusion), diffusion.loss)
-
-
-def make_loss_fn(config: ConfigDict) -> LossFn:
-    """The loss of a prepared batch, one value an image."""
-    network, schedule, loss = make_network(config), make_schedule(config), make_loss(config)
-
-    def loss_fn(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
-        labels = batch["label"] if network.num_classes else None
-        denoiser = make_denoiser(network, params, labels, dropout_key=key)
-        return loss(schedule, denoiser, batch["image"], batch["t"], batch["eps"])
-
-    return loss_fn
-
-
-def make_step(config: ConfigDict) -> TrainStep:
-    """The train step."""
-    return make_train_step(
-        make_prepare(config),
-        make_loss_fn(config),
-        make_optimizer(config),
-        decay=config.train.ema_decay,
-        warmup=config.train.ema_warmup,
-        accumulate=config.train.accumulate,
-        remember=make_timesteps(config).update,
-    )
 
 
 def chosen_labels(config: ConfigDict, count: int) -> np.ndarray:
@@ -275,10 +299,12 @@ def chosen_labels(config: ConfigDict, count: int) -> np.ndarray:
     Raises:
       InvalidInput: labels asked for that the network does not know.
     """
-    known = num_classes(config)
+    known = known_classes(config)
     asked = tuple(config.sample.labels)
     if asked and not known:
-        raise InvalidInput(f"sample.labels={asked}: this network is not class-conditional, it takes no labels")
+        raise InvalidInput(
+            f"sample.labels={asked}: this network is not class-conditional, it takes no labels, and no classifier guides it"
+        )
     if any(not 0 <= label < known for label in asked):
         raise InvalidInput(f"sample.labels={asked}: expected labels in 0..{known - 1}")
     return np.resize(np.asarray(asked or range(max(known, 1)), np.int32), count)

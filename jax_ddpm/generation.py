@@ -1,49 +1,157 @@
-"""Images from parameters: the sampler that a config names, run in batches over all devices."""
+"""Images from parameters: the sampler and the guidance that a config names, run in batches over all devices."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jax_ddpm.config import default_config, read_config
 from jax_ddpm.data.transforms import to_uint8
-from jax_ddpm.diffusion.sampling import sample_trajectory
-from jax_ddpm.experiment import image_shape, make_denoiser, make_network, make_sampler, num_classes
+from jax_ddpm.diffusion.guidance import classifier_free, classifier_guided, guided_mean
+from jax_ddpm.diffusion.low_resolution import LowResolution
+from jax_ddpm.diffusion.prediction import Denoiser
+from jax_ddpm.diffusion.sampling import Sampler, sample_trajectory
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.experiment import (
+    image_shape,
+    known_classes,
+    make_denoiser,
+    make_network,
+    make_sampler,
+    make_schedule,
+    num_classes,
+)
+from jax_ddpm.models.classifier import NoisyClassifier
+from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import replicated, split_batch
 from jax_ddpm.training.state import Params
 
 Generator = Callable[[Params, np.ndarray, int], Iterator[tuple[np.ndarray, np.ndarray]]]
 """(params, labels [N], seed) -> batches of images [B, H, W, C] and of the chain's kept states [K, B, H, W, C], all uint8."""
 
+_LONGEST_NAME = 60  # of a setting in a folder's name: file systems allow 255 bytes for all
+
+
+class Guide(NamedTuple):
+    """A trained classifier of noisy images and its parameters."""
+
+    network: NoisyClassifier
+    params: Params
+
+
+def open_guide(config: ConfigDict, mesh: Mesh) -> Guide | None:
+    """The classifier that `guidance.classifier` names, if it names one.
+
+    Raises:
+      InvalidInput: there is no such run, it is none of a classifier, or one of other images or classes.
+    """
+    if not config.guidance.classifier:
+        return None
+    workdir = Path(config.guidance.classifier)
+    settings = read_config(workdir)
+    network = make_network(settings)
+    if not isinstance(network, NoisyClassifier):
+        raise InvalidInput(
+            f"guidance.classifier={workdir}: that run is of a U-Net. Expected one of model.network=noisy_classifier"
+        )
+    for name in ("data.image_size", "data.channels", "data.class_names", "diffusion.schedule", "diffusion.steps"):
+        group, key = name.split(".")
+        own, theirs = config[group][key], settings[group][key]
+        if own != theirs:
+            raise InvalidInput(f"guidance.classifier={workdir} was trained with {name}={theirs!r}: expected {own!r}, as here")
+    params, _ = open_run(settings, workdir, mesh)
+    return Guide(network, params)
+
+
+def steer(
+    config: ConfigDict,
+    sampler: Sampler,
+    params: Params,
+    labels: jax.Array,
+    guide: Guide | None,
+    guide_params: Params = None,
+    small: LowResolution | None = None,
+) -> tuple[Sampler, Denoiser]:
+    """The sampler and the denoiser, drawn towards the labels as `guidance` says.
+
+    Args:
+      labels: [B] integers; they only count where the network or the guide knows classes.
+      guide_params: the guide's parameters, where they are an argument of a function to be compiled; else its own are taken.
+      small: the small images, for a network that enlarges them.
+    """
+    network, guidance = make_network(config), config.guidance
+    last = config.diffusion.steps - 1
+    interval = tuple(share * last for share in guidance.interval)
+    if guide is None and guidance.scale != 1:
+        both = jax.tree.map(lambda each: jnp.concatenate([each, each]), small)  # for the batch that is twice as large
+
+        def labelled(xt: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
+            return make_denoiser(network, params, labels, low_resolution=both)(xt, t)
+
+        null_label = num_classes(config)
+        return sampler, classifier_free(labelled, labels, null_label=null_label, scale=guidance.scale, interval=interval)
+    denoiser = make_denoiser(network, params, labels if network.num_classes else None, low_resolution=small)
+    if guide is None:
+        return sampler, denoiser
+    knowing = {"params": guide.params if guide_params is None else guide_params}
+
+    def classifier(xt: jax.Array, t: jax.Array) -> jax.Array:
+        return cast(jax.Array, guide.network.apply(knowing, xt, t))
+
+    options = {"scale": guidance.scale, "interval": interval}
+    if (guidance.form or _usual_form(config)) == "mean":
+        return guided_mean(sampler, classifier, labels, **options), denoiser
+    prediction = config.diffusion.prediction
+    return sampler, classifier_guided(denoiser, classifier, labels, make_schedule(config), prediction=prediction, **options)
+
+
+def _usual_form(config: ConfigDict) -> str:
+    """What a classifier moves: the mean of samplers with the reverse process' own noise, else the score."""
+    settings = config.sampler
+    stochastic = settings.name == "ancestral" or (settings.name == "dpm_solver_pp" and settings.stochastic)
+    return "mean" if stochastic else "score"
+
 
 def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ()) -> Generator:
     """A function that draws one image a label, `sample.batch_size` at a time; it compiles once.
 
-    The same seed and batch size give the same images. The labels only count where the network is class-conditional.
+    The same seed and batch size give the same images. The labels only count where the network is class-conditional, or a
+    classifier guides it.
 
     Args:
-      at_steps: after how many steps the state of the chain is kept.
+      at_steps: after how many evaluations the state of the chain is kept.
     """
-    network, sampler = make_network(config), make_sampler(config)
-    batch = split_batch(mesh)
+    if config.model.low_res_size:
+        raise InvalidInput(
+            f"this network enlarges small images (model.low_res_size={config.model.low_res_size}) and draws none without them. "
+            "Expected --mode edit --task enlarge"
+        )
+    sampler, guide = make_sampler(config), open_guide(config, mesh)
+    batch, whole = split_batch(mesh), replicated(mesh)
 
-    @partial(jax.jit, in_shardings=(replicated(mesh), batch, replicated(mesh)))
-    def draw_batch(params: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    @partial(jax.jit, in_shardings=(whole, whole, batch, whole))
+    def draw_batch(params: Params, guide_params: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         start_key, chain_key = jax.random.split(key)
         x_T = jax.random.normal(start_key, (labels.size, *image_shape(config)))
         x_T = jax.lax.with_sharding_constraint(x_T, batch)
-        denoiser = make_denoiser(network, params, labels if network.num_classes else None)
-        return sample_trajectory(sampler, denoiser, x_T, chain_key, at_steps)
+        guided, denoiser = steer(config, sampler, params, labels, guide, guide_params)
+        return sample_trajectory(guided, denoiser, x_T, chain_key, at_steps)
 
     def generate(params: Params, labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         size = math.ceil(min(config.sample.batch_size, len(labels)) / mesh.size) * mesh.size
         for number, start in enumerate(range(0, len(labels), size)):
             part = labels[start : start + size]
             key = jax.random.fold_in(jax.random.key(seed), number)
-            images, states = draw_batch(params, np.resize(part, size), key)  # the last batch is filled up, then cut
+            filled = np.resize(part, size)  # the last batch is filled up, then cut
+            images, states = draw_batch(params, guide and guide.params, filled, key)
             yield to_uint8(jax.device_get(images))[: len(part)], to_uint8(jax.device_get(states))[:, : len(part)]
 
     return generate
@@ -56,5 +164,20 @@ def frame_steps(total: int, frames: int = 11) -> tuple[int, ...]:
 
 def grid_columns(config: ConfigDict, count: int) -> int:
     """Columns of a grid of `count` samples, about as many as rows: a multiple of the classes that are drawn in turn."""
-    classes = len(config.sample.labels) or max(num_classes(config), 1)
+    classes = len(config.sample.labels) or max(known_classes(config), 1)
     return classes * math.ceil(math.sqrt(count) / classes) if classes <= 20 else 0
+
+
+def folder_name(config: ConfigDict, step: int, seed: int, *groups: str) -> str:
+    """Where images go: another folder for another seed, sampler or guidance, so that none take the place of others.
+
+    Args:
+      groups: of settings that count besides.
+    """
+    usual, parts = default_config(), [f"step_{step:07d}"]
+    for group in ("sampler", "guidance", *groups):
+        for name, value in config[group].items():
+            if value != usual[group][name] and name not in ("task", "seed"):
+                said = re.sub(r"[^\w.]+", "-", str(value)).strip("-")[-_LONGEST_NAME:]
+                parts.append(said if name == "name" else f"{name}_{said}")
+    return "_".join([*parts, f"seed_{seed}"])

@@ -8,8 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from configs import cifar, cifar_improved, digits, fashion_mnist, folder, imagenet64_improved
-from jax_ddpm import experiment, linear_schedule
+from configs import (
+    cifar,
+    cifar_improved,
+    digits,
+    digits_classifier,
+    digits_super_resolution,
+    fashion_mnist,
+    fashion_mnist_classifier,
+    fashion_mnist_super_resolution,
+    folder,
+    imagenet64_classifier,
+    imagenet64_improved,
+)
+from jax_ddpm import experiment, linear_schedule, objective
 from jax_ddpm.checks import check
 from jax_ddpm.config import changes, check_name, default_config, get_config, merge, read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
@@ -73,15 +85,73 @@ def test_networks_of_papers_are_as_large_as_published(module, count):
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
 
 
-def test_digits_are_never_mirrored():
-    assert digits.get_config().data.flip is False
+def test_the_imagenet_classifier_is_that_of_the_paper():
+    config = imagenet64_classifier.get_config()
+    config.data.class_names = tuple(map(str, range(1000)))
+    check(config)
+    params = jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == 65_438_568
+    train = config.train
+    assert (train.batch_size, train.steps, train.learning_rate, train.weight_decay) == (1024, 300_000, 6e-4, 0.2)
+    assert (train.decay, train.warmup_steps, train.clip_norm, train.ema_decay) == ("linear", 0, 0.0, 0.0)
+    assert (config.diffusion.schedule, config.diffusion.steps, config.diffusion.timesteps) == ("cosine", 1000, "uniform")
+
+
+@pytest.mark.parametrize(("of_classifier", "of_unet"), [(digits_classifier, digits), (fashion_mnist_classifier, fashion_mnist)])
+def test_a_classifier_fits_the_network_that_it_guides(of_classifier, of_unet):
+    classifier, unet = of_classifier.get_config(), of_unet.get_config()
+    assert classifier.train.ema_decay == 0
+    for group in ("data", "diffusion"):
+        assert classifier[group].to_dict() == unet[group].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("larger", "plain", "side"), [(digits_super_resolution, digits, 4), (fashion_mnist_super_resolution, fashion_mnist, 8)]
+)
+def test_super_resolution_is_the_plain_network_told_a_small_image(larger, plain, side):
+    different = changes(plain.get_config(), larger.get_config())
+    check(larger.get_config())
+    assert different["model.low_res_size"] == (0, side)
+    ours = {"low_res_size", "low_res_noise", "class_conditional", "label_dropout"}
+    assert {name for name in different if not name.startswith(("train.sample", "sample."))} <= {
+        f"model.{name}" for name in ours
+    }
+
+
+@pytest.mark.parametrize("module", [digits, digits_classifier, digits_super_resolution])
+def test_digits_are_never_mirrored(module):
+    assert module.get_config().data.flip is False
+
+
+@pytest.mark.parametrize(
+    ("module", "values", "message"),
+    [
+        (digits, {"model.network": "nett"}, "unknown model.network 'nett': expected one of unet, noisy_classifier"),
+        (digits, {"model.label_dropout": 1.0}, r"model\.label_dropout=1\.0: expected at least 0 and less than 1"),
+        (digits, {"model.low_res_noise": -0.1}, r"model\.low_res_noise=-0\.1: expected at least 0"),
+        (digits, {"model.low_res_size": 3}, r"model\.low_res_size=3 with data\.image_size=8: expected one of 1, 2, 4, "),
+        (digits, {"model.low_res_size": 8}, r"model\.low_res_size=8 with data\.image_size=8: expected one of 1, 2, 4, "),
+        (digits, {"model.head_channels": -1}, r"model\.head_channels=-1: expected 0 or more"),
+        (digits, {"train.weight_decay": -0.1}, r"train\.weight_decay=-0\.1: expected 0 or more"),
+        (digits, {"train.decay": "cosine"}, "unknown train.decay 'cosine': expected one of constant, linear"),
+        (digits_classifier, {"model.low_res_size": 4}, r"model\.low_res_size=4: a classifier enlarges nothing"),
+        (digits_classifier, {"eval.metrics": ("bits_per_dim",)}, "a classifier says nothing of how likely images are"),
+    ],
+)
+def test_settings_of_networks_and_training_that_cannot_be_used_are_told(module, values, message):
+    config = module.get_config()
+    config.data.class_names = tuple("0123456789")
+    check(config)
+    config.update_from_flattened_dict(values)
+    with pytest.raises(InvalidInput, match=message):
+        check(config)
 
 
 def test_a_later_version_reads_a_config_that_lacks_a_setting(tmp_path):
     values = to_dict(default_config())
-    del values["sample"]["clip"]
+    del values["sampler"]["clip"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert read_config(tmp_path).sample.clip is True
+    assert read_config(tmp_path).sampler.clip == "static"
 
 
 @pytest.mark.parametrize(
@@ -172,8 +242,8 @@ def test_a_variance_learned_for_single_steps_is_not_used_for_longer_ones():
     config.data.class_names = tuple("0123456789")
     config.diffusion.update(variance="learned", loss="rescaled_kl")
     check(config)
-    config.sample.respacing = "uniform50"
-    with pytest.raises(InvalidInput, match=r"respacing=uniform50 with diffusion\.variance=learned.*Expected learned_range"):
+    config.sampler.steps = 50
+    with pytest.raises(InvalidInput, match=r"sampler\.steps=50: diffusion\.variance=learned.*Expected learned_range"):
         check(config)
 
 
@@ -193,7 +263,7 @@ def test_constants_of_the_losses_come_from_the_settings():
         config = digits.get_config()
         config.diffusion.update(**settings)
         channels = 2 if config.diffusion.variance == "learned_range" else 1
-        return experiment.make_loss(config)(schedule, lambda xt, t: np.zeros((2, 4, 4, channels)), x0, t, eps)
+        return objective.make_loss(config)(schedule, lambda xt, t: np.zeros((2, 4, 4, channels)), x0, t, eps)
 
     # The error of ε is 1, so what is left is the weight: min(SNR, γ)/SNR with SNR_1 = 9,999.
     np.testing.assert_allclose(loss(weighting="min_snr", min_snr_gamma=2.0), [2 / 9999, 1], rtol=1e-4)

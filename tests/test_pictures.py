@@ -1,10 +1,10 @@
-"""Grids, filmstrips, PNG files and the curve of the loss."""
+"""Grids, tables, filmstrips, PNG files and the curve of the loss."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
+from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png, table
 
 
 def shades(count: int, height: int = 2, width: int = 3, channels: int = 1) -> np.ndarray:
@@ -84,3 +84,34 @@ def test_loss_curve_is_a_readable_picture_that_follows_the_losses(tmp_path):
     for line, sign in ((line_only_in_falling, 1), (line_only_in_rising, -1)):
         correlation = np.corrcoef(line[:, 1], line[:, 0])[0, 1]
         assert sign * correlation > 0.999
+
+
+def test_table_has_titles_above_its_columns_and_before_its_rows():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3), np.uint8)
+    plain, titled = table(images, ["", "", ""]), table(images, ["first", "", "third"], ["one", ""])
+    left, top = titled.shape[1] - plain.shape[1], plain.shape[0] - 2 * (64 + 2) - 2
+    assert titled.shape[0] == plain.shape[0]
+    for row, column in np.ndindex(2, 3):
+        y, x = top + 2 + row * 66, left + 2 + column * 66
+        shown = titled[y : y + 64, x : x + 64]
+        np.testing.assert_array_equal(shown, images[row, column].repeat(2, axis=0).repeat(2, axis=1))
+    above, before = titled[:top, left:] < 128, titled[top:, :left] < 128
+    ink = [above[:, 2 + column * 66 : 66 + column * 66].sum() for column in range(3)]
+    assert ink[0] > 50 < ink[2]
+    assert ink[1] == 0
+    assert sum(ink) == above.sum()  # no title reaches beyond its column
+    assert before[2:66].sum() > 50
+    assert before[66:].sum() == 0
+    assert (titled[:top, :left] == 255).all()
+
+
+def test_a_long_title_is_written_smaller_and_then_cut():
+    images = shades(2, 64, 64).reshape(1, 2, 64, 64, 1)
+    picture = table(images, ["a title of many words " * 3, ""])
+    above = picture[: picture.shape[0] - 64 - 4] < 128
+    assert above[:, 2:66].any()
+    assert not above[:, 66:].any()
+    narrow, wide = (np.flatnonzero(table(images, [title, ""])[:15].min(axis=0) < 128) for title in ("ii", "wwwwww"))
+    assert (narrow.min() + narrow.max()) / 2 == pytest.approx(
+        (wide.min() + wide.max()) / 2, abs=1.5
+    )  # centred, by whole pixels

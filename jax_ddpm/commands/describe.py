@@ -14,7 +14,6 @@ from jax_ddpm import experiment
 from jax_ddpm.checks import check
 from jax_ddpm.config import FILE_NAME as CONFIG_FILE
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.models.unet import UNet
 from jax_ddpm.runtime import cache_directory
 from jax_ddpm.training.logging import FILE_NAME as METRICS_FILE
 
@@ -28,12 +27,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 def describe_network(config: ConfigDict) -> list[str]:
     """A line a part: where it is, what comes out of it, how many parameters it has; then the sums."""
-    network, shape = experiment.make_network(config), experiment.image_shape(config)
-    labels = jax.ShapeDtypeStruct((1,), np.int32) if network.num_classes else None
-    image, t = jax.ShapeDtypeStruct((1, *shape), np.float32), jax.ShapeDtypeStruct((1,), np.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image, t, labels)
-    outputs = _output_shapes(network, variables, image, t, labels)
-    cost = jax.jit(network.apply).lower(variables, image, t, labels).cost_analysis() or {}
+    network, shape, inputs = experiment.make_network(config), experiment.image_shape(config), experiment.example_inputs(config)
+    variables = jax.eval_shape(network.init, jax.random.key(0), **inputs)
+    outputs = _output_shapes(network, variables, inputs)
+    cost = jax.jit(network.apply).lower(variables, **inputs).cost_analysis() or {}
     rows = [f"  {name:<24}{'×'.join(map(str, outputs[name])):>14}{_size(variables['params'][name]):>14,}" for name in outputs]
     return [
         f"network: {type(network).__name__} on {'×'.join(map(str, shape))}, computing in {config.model.dtype}",
@@ -44,7 +41,7 @@ def describe_network(config: ConfigDict) -> list[str]:
     ]
 
 
-def _output_shapes(network: UNet, variables: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
+def _output_shapes(network: nn.Module, variables: Any, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shape that each part gives for one image, in the order in which they run."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -55,7 +52,7 @@ def _output_shapes(network: UNet, variables: Any, *inputs: Any) -> dict[str, tup
         return output
 
     with nn.intercept_methods(note):
-        jax.eval_shape(network.apply, variables, *inputs)
+        jax.eval_shape(network.apply, variables, **inputs)
     return shapes
 
 
@@ -71,6 +68,15 @@ def describe_schedule(config: ConfigDict) -> list[str]:
         f"schedule: {diffusion.schedule}, T = {schedule.steps}",
         f"  β from {schedule.betas[0]:.3g} to {schedule.betas[-1]:.3g}, ᾱ_T = {schedule.alphas_bar[-1]:.3g}",
         f"  signal-to-noise ratio from {snr[0]:.3g} to {snr[-1]:.3g}",
+        *_describe_objective(config),
+    ]
+
+
+def _describe_objective(config: ConfigDict) -> list[str]:
+    diffusion = config.diffusion
+    if experiment.is_classifier(config):
+        return [f"  loss: the cross-entropy of the class, timesteps {diffusion.timesteps}"]
+    return [
         f"  prediction {diffusion.prediction}, variance {diffusion.variance}",
         f"  loss {diffusion.loss}, weighting {diffusion.weighting}, timesteps {diffusion.timesteps}",
     ]
@@ -83,13 +89,21 @@ def describe_data(config: ConfigDict) -> list[str]:
     try:
         source = experiment.make_source(config)
     except InvalidInput as error:
-        if config.model.class_conditional and not data.class_names:
+        if (config.model.class_conditional or experiment.is_classifier(config)) and not data.class_names:
             raise  # how many classes there are, and so the network, is not known without it
         return [f"data: {data.name}, {data.split}: not here", *(f"  {line}" for line in str(error).splitlines()), fitted]
     data.class_names = source.class_names
     shape = "×".join(map(str, source[0]["image"].shape))
     classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
     return [f"data: {source.name}, {data.split}: {len(source):,} images, the first of {shape}, {classes}", fitted]
+
+
+def _describe_results(config: ConfigDict) -> list[str]:
+    train = config.train
+    if experiment.is_classifier(config):
+        return [f"  accuracy.png: how often it is right of the images of {config.eval.split!r}, by how much noise there is"]
+    when = f"every {train.sample_every:,} steps and at the end" if train.sample_every else "at the end"
+    return [f"  samples/: {train.sample_count} images and the chain they come from, {when}"]
 
 
 def describe_run(config: ConfigDict, workdir: Path) -> list[str]:
@@ -102,8 +116,7 @@ def describe_run(config: ConfigDict, workdir: Path) -> list[str]:
         f"  {CONFIG_FILE}: every setting",
         f"  checkpoints/: every {train.checkpoint_every:,} steps; {kept} are kept",
         f"  {METRICS_FILE} and tensorboard/: loss and gradient norm every {train.log_every:,} steps",
-        f"  samples/: {train.sample_count} images and the chain they come from"
-        + (f", every {train.sample_every:,} steps and at the end" if train.sample_every else ", at the end"),
+        *_describe_results(config),
         "  loss.png: the loss curve",
         f"compiled programs are kept in {cache_directory(config.runtime.compilation_cache)}",
     ]

@@ -1,11 +1,11 @@
-"""--mode evaluate: how likely a trained run finds images that it has not seen."""
+"""--mode evaluate: how likely a trained run finds images that it has not seen; how often a classifier is right of them."""
 
 import csv
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,11 @@ from jax_ddpm.config import read_config
 from jax_ddpm.data.pipeline import how_many, one_pass
 from jax_ddpm.data.sources import Source, load_source
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.evaluation import accuracy
+from jax_ddpm.evaluation.accuracy import AccuracySummary, Level
 from jax_ddpm.evaluation.bits_per_dim import BoundSummary, Estimate, estimate, summarise
 from jax_ddpm.files import write_whole
+from jax_ddpm.models.unet import UNet
 from jax_ddpm.pictures import curve
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh, replicated, split_batch
@@ -45,31 +48,49 @@ class Held(NamedTuple):
 def main(config: ConfigDict, workdir: Path) -> None:
     """Works out `eval.metrics` over the images of `eval.split`, prints them and writes them into workdir/evaluation/.
 
-    Where the network is conditional on the class, each image is told its own: what is found is then log p(x_0 | class).
+    Where the network is conditional on the class, each image is told its own: what is found is then log p(x_0 | class). So it
+    is with the small image, for a network that enlarges.
+
+    Raises:
+      InvalidInput: the run cannot be opened, there are no such images, or they are not of the classes that it knows.
     """
     mesh = make_mesh()
     params, step = open_run(config, workdir, mesh)
-    source = load_source(config.data.name, config.eval.split, config.data.directory)
-    _check_labels(config, source)
-    count = how_many(source, config.eval.count)
-    batch_size = math.ceil(min(config.eval.batch_size, count) / mesh.size) * mesh.size
+    held = hold(config, mesh, params, held_out(config))
     seen = _seen_in_training(config, workdir)
     if seen:
         print(
             "note: the run was trained on these images, or some of them; name others by --config.eval.split or data.directory"
         )
-    print(f"evaluating step {step} of {workdir} on {count:,} images ...", flush=True)
+    print(f"evaluating step {step} of {workdir} on {held.images:,} images ...", flush=True)
 
-    held = Held(config, mesh, params, source, count, batch_size)
     directory = workdir / "evaluation" / _folder_name(config, step)
     circumstances = {
         **{"checkpoint": step, "weights": "ema", "data": config.data.name, "split": config.eval.split},
         **{"directory": config.data.directory, "seen_in_training": seen, "class_conditional": config.model.class_conditional},
-        **{"seed": config.eval.seed, "batch_size": batch_size},
+        **{"seed": config.eval.seed, "batch_size": held.batch_size},
     }
     for name in experiment.chosen_metrics(config):
         _note(directory / "evaluation.json", {"metric": name, **REPORTS[name](held, directory), **circumstances})
     print(f"written: {directory}", flush=True)
+
+
+def held_out(config: ConfigDict) -> Source:
+    """The images of `eval.split`.
+
+    Raises:
+      InvalidInput: there are none, or they are not of the classes that the network knows.
+    """
+    source = load_source(config.data.name, config.eval.split, config.data.directory)
+    _check_labels(config, source)
+    return source
+
+
+def hold(config: ConfigDict, mesh: Mesh, params: Params, source: Source) -> Held:
+    """What is evaluated: as many of the images as `eval.count` says, in batches that divide over the devices."""
+    count = how_many(source, config.eval.count)
+    batch_size = math.ceil(min(config.eval.batch_size, count) / mesh.size) * mesh.size
+    return Held(config, mesh, params, source, count, batch_size)
 
 
 def _folder_name(config: ConfigDict, step: int) -> str:
@@ -82,7 +103,8 @@ def _folder_name(config: ConfigDict, step: int) -> str:
 
 
 def _check_labels(config: ConfigDict, source: Source) -> None:
-    if config.model.class_conditional and source.class_names != tuple(config.data.class_names):
+    told = config.model.class_conditional or experiment.is_classifier(config)
+    if told and source.class_names != tuple(config.data.class_names):
         raise InvalidInput(
             f"the classes of {source.name} are {', '.join(source.class_names) or 'not named'}: this network was trained on "
             f"{', '.join(config.data.class_names)}"
@@ -119,9 +141,38 @@ def _report_flow(held: Held, directory: Path) -> dict[str, Any]:
     return {**_as_json(found), "tolerance": held.config.eval.ode_tolerance, "dequantisation": "uniform"}
 
 
+def _report_accuracy(held: Held, directory: Path) -> dict[str, Any]:
+    """How often the classifier is right, and at which levels of noise."""
+    found = judge_classifier(held)
+    print(f"accuracy: {found}")
+    print("\n".join(accuracy_table(found.levels)))
+    show_accuracy(directory / "accuracy.png", found)
+    chance = 1 / len(held.config.data.class_names)
+    by_noise = {name: [level._asdict() for level in getattr(found, name)] for name in ("levels", "quarters")}
+    return {**_as_json(found.overall), "chance": chance, **by_noise}
+
+
+def judge_classifier(held: Held) -> AccuracySummary:
+    """The answers of a classifier on all the images, taken together."""
+    return accuracy.summarise(_over_data(held, "accuracy"), held.config.diffusion.steps)
+
+
+def accuracy_table(levels: Iterable[Level]) -> list[str]:
+    """A line for each part of the chain, the least noisy first."""
+    rows = [f"  {f'{each.first}–{each.last}':>13}{each.accuracy:>12.1%}{each.standard_error:>18.1%}" for each in levels]
+    return [f"  {'t':>13}{'accuracy':>12}{'standard error':>18}", *rows]
+
+
+def show_accuracy(path: Path, found: AccuracySummary) -> Path:
+    """A picture of accuracy against t."""
+    middles = [(each.first + each.last) / 2 for each in found.levels]
+    return curve(path, middles, [each.accuracy for each in found.levels], xlabel="t", ylabel="accuracy on images held out")
+
+
 REPORTS: dict[str, Callable[[Held, Path], dict[str, Any]]] = {
     "bits_per_dim": _report_bound,
     "ode_bits_per_dim": _report_flow,
+    "accuracy": _report_accuracy,
 }
 
 
@@ -130,16 +181,28 @@ def _as_json(found: Estimate) -> dict[str, Any]:
     return {**found._asdict(), "standard_error": found.standard_error if found.images > 1 else None}
 
 
+def _per_batch(config: ConfigDict, metric: str) -> Callable[..., Any]:
+    """(network, params, x0 [B, ...], labels [B], key) -> what the metric says."""
+    found: Callable[..., Any] = experiment.METRICS[metric](config)
+    if experiment.is_classifier(config):
+        return found
+
+    def of_denoiser(network: UNet, params: Params, x0: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+        known, small = labels if network.num_classes else None, experiment.small_images(config, x0)
+        return found(experiment.make_denoiser(network, params, known, low_resolution=small), x0, key)
+
+    return of_denoiser
+
+
 def _over_data(held: Held, metric: str) -> Iterator[Any]:
     """What the metric says of each batch, on the host, without what fills up the last one."""
     config = held.config
-    network, per_batch = experiment.make_network(config), experiment.METRICS[metric](config)
+    network, per_batch = experiment.make_network(config), _per_batch(config, metric)
     split, whole = split_batch(held.mesh), replicated(held.mesh)
 
     @partial(jax.jit, in_shardings=(whole, split, split, whole))
     def evaluate(params: Params, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
-        denoiser = experiment.make_denoiser(network, params, labels if network.num_classes else None)
-        return per_batch(denoiser, images, key)
+        return per_batch(network, params, images, labels, key)
 
     def without_filling(found: Any, real: int) -> Any:
         return jax.tree.map(lambda x: x[..., :real], jax.device_get(found))

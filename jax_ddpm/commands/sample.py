@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jax_ddpm.experiment import chosen_labels, make_sampler
-from jax_ddpm.generation import grid_columns, make_generator
+from jax_ddpm.generation import folder_name, grid_columns, make_generator
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
@@ -39,8 +39,9 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
     params, step = open_run(config, workdir, mesh)
     labels = chosen_labels(config, config.sample.count)
     generate = make_generator(config, mesh)
-    steps = len(make_sampler(config).timesteps)
-    print(f"drawing {len(labels)} images, {steps} steps each, from step {step} of {workdir} ...", flush=True)
+    evaluations = make_sampler(config).evaluations
+    how = f"by {config.sampler.name}, {evaluations} evaluations of the network each"
+    print(f"drawing {len(labels)} images {how}, from step {step} of {workdir} ...", flush=True)
 
     batches = []
     with tqdm(total=len(labels), unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -48,7 +49,7 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
             batches.append(batch)
             bar.update(len(batch))
     images = np.concatenate(batches)
-    directory = workdir / "samples" / f"step_{step:07d}_seed_{config.sample.seed}"
+    directory = workdir / "samples" / folder_name(config, step, config.sample.seed)
     return Drawn(images, labels, write(directory, images, labels, grid_columns(config, len(labels))))
 
 

@@ -13,12 +13,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jax_ddpm import experiment
+from jax_ddpm import experiment, objective
 from jax_ddpm.checks import check
+from jax_ddpm.commands.edit import PICTURES
+from jax_ddpm.commands.evaluate import accuracy_table, held_out, hold, judge_classifier, show_accuracy
 from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources import Source, read_image
-from jax_ddpm.generation import frame_steps, grid_columns, make_generator
+from jax_ddpm.edit_inputs import as_arrays, read_given
+from jax_ddpm.editor import make_editor, make_enlarge
+from jax_ddpm.generation import frame_steps, grid_columns, make_generator, open_guide
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
 from jax_ddpm.runtime import cache_directory
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
@@ -29,6 +33,7 @@ from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep
 
 DrawSamples = Callable[[TrainState], Path]
+ShowResults = Callable[[TrainState], None]
 FILMSTRIP_ROWS = 10
 
 
@@ -48,15 +53,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
         data = _make_batches(config, source)
         state = _first_or_restored_state(config, mesh, checkpoints, data)
         write_config(config, workdir)
-        draw_samples = _make_draw_samples(config, mesh, workdir)
+        draw_samples, show_results = _make_results(config, mesh, workdir)
         if state.step < config.train.steps:
             state = _train(config, mesh, workdir, state, data, checkpoints, draw_samples, stop)
             checkpoints.save(state, data, to_dict(config))
     if stop.signal_number:
         _say_how_to_go_on(config, workdir, state, stop)
         sys.exit(128 + stop.signal_number)
-    print("drawing samples ...", flush=True)
-    _show_results(workdir, draw_samples(state))
+    show_results(state)
+    _show_loss(workdir)
 
 
 def _make_batches(config: ConfigDict, source: Source) -> grain.DatasetIterator:
@@ -75,8 +80,8 @@ def _make_batches(config: ConfigDict, source: Source) -> grain.DatasetIterator:
 
 def _new_state(config: ConfigDict) -> TrainState:
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    params, history = experiment.init_params(config, init_key), experiment.make_timesteps(config).init()
-    return create_state(params, experiment.make_optimizer(config), train_key, history)
+    params, history = experiment.init_params(config, init_key), objective.make_timesteps(config).init()
+    return create_state(params, objective.make_optimizer(config), train_key, history)
 
 
 def _first_or_restored_state(
@@ -99,10 +104,10 @@ def _train(
     state: TrainState,
     data: grain.DatasetIterator,
     checkpoints: Checkpoints,
-    draw_samples: DrawSamples,
+    draw_samples: DrawSamples | None,
     stop: StopRequest,
 ) -> TrainState:
-    """Trains from `state` on, logging, saving and drawing as the config says."""
+    """Trains from `state` on, logging, saving and drawing, where there is something to draw, as the config says."""
     train = config.train
     step = _compiled_step(config, mesh, state)
     with (
@@ -111,7 +116,7 @@ def _train(
     ):
 
         def show_samples(state: TrainState) -> None:
-            if state.step < train.steps:  # the last ones are drawn when training is over
+            if draw_samples is not None and state.step < train.steps:  # the last ones are drawn when training is over
                 checkpoints.save(state, data, to_dict(config))  # first, for drawing may take long
                 path = draw_samples(state)
                 progress.say(f"samples: {path}")
@@ -140,7 +145,7 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
         "image": jax.ShapeDtypeStruct((config.train.batch_size, *experiment.image_shape(config)), np.float32),
         "label": jax.ShapeDtypeStruct((config.train.batch_size,), np.int32),
     }
-    step = jax.jit(experiment.make_step(config), in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+    step = jax.jit(objective.make_step(config), in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
     print(
         f"compiling the train step (kept in {cache_directory(config.runtime.compilation_cache)} for the next time) ...",
         flush=True,
@@ -151,9 +156,42 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
     return compiled
 
 
+def _make_results(config: ConfigDict, mesh: Mesh, workdir: Path) -> tuple[DrawSamples | None, ShowResults]:
+    """What draws samples on the way, if anything does, and what shows in the end what the run has come to.
+
+    Made before training, so that what cannot be drawn or judged is told at once.
+    """
+    if experiment.is_classifier(config):
+        return None, _make_judge(config, mesh, workdir)
+    draw_samples = (_make_enlarge if config.model.low_res_size else _make_draw_samples)(config, mesh, workdir)
+
+    def show(state: TrainState) -> None:
+        print("drawing samples ...", flush=True)
+        samples = draw_samples(state)
+        print(f"samples: {samples}", flush=True)
+        if chain_path(samples).is_file():
+            print(f"the chain from noise to image: {chain_path(samples)}", flush=True)
+
+    return draw_samples, show
+
+
+def _make_judge(config: ConfigDict, mesh: Mesh, workdir: Path) -> ShowResults:
+    """Prints how often a classifier is right of images held out, by quarter of the chain, and draws it by tenth."""
+    source = held_out(config)
+
+    def judge(state: TrainState) -> None:
+        print(f"judging images of {source.name}, {config.eval.split} ...", flush=True)
+        found = judge_classifier(hold(config, mesh, state.ema_params, source))
+        picture = show_accuracy(workdir / "accuracy.png", found)
+        table = "\n".join(accuracy_table(found.quarters))
+        print(f"accuracy on images held out: {found}\n{table}\naccuracy by noise: {picture}", flush=True)
+
+    return judge
+
+
 def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
     """A function that writes a grid of samples and a filmstrip of the chain, and says where the grid is."""
-    generate = make_generator(config, mesh, frame_steps(len(experiment.make_sampler(config).timesteps)))
+    generate = make_generator(config, mesh, frame_steps(experiment.make_sampler(config).evaluations))
     labels = experiment.chosen_labels(config, config.train.sample_count)
 
     def draw(state: TrainState) -> Path:
@@ -163,6 +201,21 @@ def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSam
         size = config.data.image_size
         save_png(chain_path(path), filmstrip(chains), image_size=size)
         return save_png(path, grid(np.concatenate(images), grid_columns(config, len(labels))), image_size=size)
+
+    return draw
+
+
+def _make_enlarge(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
+    """A function that enlarges small versions of images held out, writes a picture of it, and says where it is."""
+    config = config.copy_and_resolve_references()
+    config.edit.update(task="enlarge", images="", count=config.train.sample_count)
+    given, guide = read_given(config), open_guide(config, mesh)
+    task = make_enlarge(config, guide)
+    enlarge = make_editor(config, task, guide, mesh)
+
+    def draw(state: TrainState) -> Path:
+        made = enlarge(state.ema_params, as_arrays(given), config.sample.seed)
+        return save_png(workdir / "samples" / f"step_{int(state.step):07d}.png", PICTURES["enlarge"](config, task, given, made))
 
     return draw
 
@@ -180,7 +233,7 @@ def _say_how_to_go_on(config: ConfigDict, workdir: Path, state: TrainState, stop
     )
 
 
-def _show_results(workdir: Path, samples: Path) -> None:
+def _show_loss(workdir: Path) -> None:
     rows = read_metrics(workdir)
     curve = loss_curve(workdir / "loss.png", [row["step"] for row in rows], [row["loss"] for row in rows])
-    print(f"samples: {samples}\nthe chain from noise to image: {chain_path(samples)}\nloss curve: {curve}", flush=True)
+    print(f"loss curve: {curve}", flush=True)

@@ -1,6 +1,5 @@
 """The exact likelihood of the deterministic chain: the probability flow, followed by an adaptive solver."""
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jax_ddpm.diffusion.gaussian import PIXEL_STEP
 from jax_ddpm.diffusion.losses import nats_to_bits_per_dim, sum_over_example
 from jax_ddpm.diffusion.prediction import Denoiser, split_output, to_x0
-from jax_ddpm.diffusion.schedules import NoiseSchedule, ends_in_noise
+from jax_ddpm.diffusion.schedules import NoiseSchedule, at_level, ends_in_noise
 from jax_ddpm.errors import InvalidInput
 
 MAX_SOLVER_STEPS = 10_000
@@ -69,7 +68,7 @@ def ode_log_likelihood(
     def velocity(level: jax.Array, x: jax.Array) -> jax.Array:
         t = jnp.interp(level, levels, jnp.asarray(schedule.timesteps, x.dtype))
         output, _ = split_output(denoiser(x, jnp.full(x.shape[:1], t)), x)
-        here = _at_level(schedule, level)
+        here = at_level(schedule, level[None])
         signal = here.sqrt_alphas_bar[0]
         return signal * (signal * x - to_x0(here, output, x, jnp.zeros(x.shape[:1], jnp.int32), prediction))
 
@@ -98,19 +97,6 @@ def check_flow(schedule: NoiseSchedule, prediction: str) -> None:
         raise InvalidInput("prediction 'mean' is of a step, not of a level of noise: expected eps, x0, v or score for the ODE")
     if ends_in_noise(schedule):
         raise InvalidInput("the flow cannot start where ᾱ_T = 0: expected a schedule without zero terminal SNR")
-
-
-def _at_level(schedule: NoiseSchedule, level: jax.Array) -> NoiseSchedule:
-    """A schedule whose marginal tables have one row, that of ℓ = level; enough for all predictions but the mean."""
-    return dataclasses.replace(
-        schedule,
-        alphas_bar=jax.nn.sigmoid(-2 * level)[None],
-        sqrt_alphas_bar=jnp.sqrt(jax.nn.sigmoid(-2 * level))[None],
-        sqrt_one_minus_alphas_bar=jnp.sqrt(jax.nn.sigmoid(2 * level))[None],
-        log_one_minus_alphas_bar=jax.nn.log_sigmoid(2 * level)[None],
-        sqrt_recip_alphas_bar=jnp.exp(0.5 * jax.nn.softplus(2 * level))[None],
-        sqrt_recip_alphas_bar_minus_one=jnp.exp(level)[None],
-    )
 
 
 def _with_divergence(function: Any, x: jax.Array, probe: jax.Array | None) -> tuple[jax.Array, jax.Array]:

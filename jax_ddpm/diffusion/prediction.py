@@ -117,17 +117,40 @@ def convert(schedule: NoiseSchedule, output: jax.Array, xt: jax.Array, t: jax.Ar
     return from_x0(schedule, to_x0(schedule, output, xt, t, source), xt, t, target)
 
 
-def check_terminal_snr(schedule: NoiseSchedule, prediction: str) -> None:
-    """Raises InvalidInput where x_T is noise alone and so, told by its noise or its score, no x_0 follows from it."""
+def check_prediction(schedule: NoiseSchedule, prediction: str) -> None:
+    """Raises InvalidInput where no x_0 follows from what the network predicts.
+
+    That is so of noise or score where x_T is noise alone, and of the mean of a step where the times lie between steps.
+    """
+    choose("prediction", prediction, _TO_X0)
     if prediction in ("eps", "score") and ends_in_noise(schedule):
         raise InvalidInput(
             f"prediction {prediction!r} cannot say x_0 where ᾱ_T = 0: expected v, x0 or mean, with zero terminal SNR"
         )
+    if prediction == "mean" and jnp.issubdtype(schedule.timesteps.dtype, jnp.floating):
+        raise InvalidInput("prediction 'mean' is of a step, not of a level of noise between two: expected times that are whole")
 
 
 def static_clip(x0: jax.Array) -> jax.Array:
     """x_0 held within [-1, 1], the range of the data."""
     return jnp.clip(x0, -1.0, 1.0)
+
+
+def dynamic_threshold(quantile: float = 0.995) -> Clip:
+    """x_0 held within ±s and divided by s, where s is this quantile of an example's |x_0|, but at least 1.
+
+    (Saharia et al. 2022, Imagen, section 2.3)
+    """
+    if not 0 < quantile <= 1:
+        raise InvalidInput(f"quantile={quantile}: expected a share, more than 0 and at most 1, such as .995")
+
+    def clip(x0: jax.Array) -> jax.Array:
+        sizes = jnp.abs(x0).reshape(x0.shape[0], -1)
+        limit = jnp.maximum(jnp.quantile(sizes, quantile, axis=1), 1.0)
+        limit = limit.reshape(-1, *(1,) * (x0.ndim - 1))
+        return jnp.clip(x0, -limit, limit) / limit
+
+    return clip
 
 
 def _learned(schedule: NoiseSchedule, values: jax.Array, t: jax.Array) -> jax.Array:
@@ -147,10 +170,19 @@ VARIANCES = (*_FIXED, *_LEARNED)
 
 def fixed_log_variance(schedule: NoiseSchedule, variance: str) -> jax.Array:
     """[T] log σ_t² of "fixed_small" or "fixed_large", see `p_mean_variance`."""
-    return jnp.asarray(getattr(schedule, choose("fixed variance", variance, _FIXED)))
+    return getattr(schedule, choose("fixed variance", variance, _FIXED))
 
 
-def _log_variance(schedule: NoiseSchedule, values: jax.Array | None, xt: jax.Array, t: jax.Array, variance: str) -> jax.Array:
+def predicted_log_variance(
+    schedule: NoiseSchedule, values: jax.Array | None, xt: jax.Array, t: jax.Array, variance: str
+) -> jax.Array:
+    """log σ_t² of p(x_{t-1} | x_t), [B, 1, ...] or, where it is learned, [B, ...]; see `p_mean_variance`.
+
+    Args:
+      values: [B, ...] what the network said of it, or None.
+    Raises:
+      InvalidInput: an unknown variance, or a learned one of which the network said nothing.
+    """
     choose("variance", variance, dict.fromkeys(VARIANCES))
     if variance in _FIXED:
         return at(fixed_log_variance(schedule, variance), t, xt)
@@ -196,9 +228,9 @@ def p_mean_variance(
     Raises:
       InvalidInput: an unknown name, an output of another shape, or "eps" or "score" where ᾱ_T = 0.
     """
-    check_terminal_snr(schedule, prediction)
+    check_prediction(schedule, prediction)
     predicted, values = split_output(output, xt)
-    log_variance = _log_variance(schedule, values, xt, t, variance)
+    log_variance = predicted_log_variance(schedule, values, xt, t, variance)
     x0 = to_x0(schedule, predicted, xt, t, prediction)
     if clip is not None:
         x0 = clip(x0)

@@ -23,7 +23,8 @@ class NoiseSchedule:
     """The tables of a forward process, each [T]; index 0 is the least noisy step, x_1 in the paper's numbering.
 
     Attributes:
-      timesteps: int32, the times that the network is told: 0 … T-1, or where a chain was shortened, those of the whole one.
+      timesteps: the times that the network is told: 0 … T-1, or where a chain was shortened, those of the whole one. int32, or
+        real where they lie between its steps.
       betas: β_t, the variance that step t adds.
       alphas: α_t = 1 - β_t.
       alphas_bar: ᾱ_t = Π_{s≤t} α_s.
@@ -153,6 +154,42 @@ def at(table: ArrayLike, t: jax.Array, like: jax.Array) -> jax.Array:
     """
     values = jnp.asarray(table)[t]
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def at_level(schedule: NoiseSchedule, level: jax.Array) -> NoiseSchedule:
+    """The marginals where log √((1-ᾱ)/ᾱ) is `level`, [B], as a schedule of B rows.
+
+    The other tables have no meaning there. It is enough for all predictions but the mean, which is of a step.
+    """
+    return dataclasses.replace(
+        schedule,
+        alphas_bar=jax.nn.sigmoid(-2 * level),
+        sqrt_alphas_bar=jnp.sqrt(jax.nn.sigmoid(-2 * level)),
+        sqrt_one_minus_alphas_bar=jnp.sqrt(jax.nn.sigmoid(2 * level)),
+        log_one_minus_alphas_bar=jax.nn.log_sigmoid(2 * level),
+        sqrt_recip_alphas_bar=jnp.exp(0.5 * jax.nn.softplus(2 * level)),
+        sqrt_recip_alphas_bar_minus_one=jnp.exp(level),
+    )
+
+
+def at_times(schedule: NoiseSchedule, times: jax.Array) -> NoiseSchedule:
+    """The schedule of B rows that a network, told the times [B], is in.
+
+    Args:
+      times: some of `schedule.timesteps`; or real numbers, between which the marginals are interpolated, see `at_level`.
+    """
+    known = jnp.asarray(schedule.timesteps)
+    if jnp.issubdtype(times.dtype, jnp.integer):
+        rows = jnp.searchsorted(known, times, method="compare_all")  # without a loop
+        return jax.tree.map(lambda table: jnp.asarray(table)[rows], schedule)
+    levels = jnp.log(jnp.asarray(schedule.sqrt_recip_alphas_bar_minus_one))
+    # What jnp.interp does, without the loop of its search.
+    below = jnp.maximum(jnp.searchsorted(known, times, side="right", method="compare_all") - 1, 0)
+    above = jnp.minimum(below + 1, known.size - 1)
+    gap = jnp.maximum(known[above] - known[below], jnp.finfo(times.dtype).tiny)
+    share = jnp.clip((times - known[below]) / gap, 0, 1)
+    between = at_level(schedule, levels[below] + share * (levels[above] - levels[below]))
+    return dataclasses.replace(between, timesteps=times)
 
 
 def _check_steps(steps: int) -> None:

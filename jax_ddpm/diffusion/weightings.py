@@ -57,7 +57,7 @@ def vlb_weight(schedule: NoiseSchedule, t: jax.Array, variance: str = "fixed_lar
     Raises:
       InvalidInput: another variance.
     """
-    log_variance = fixed_log_variance(schedule, variance)[t]
+    log_variance = jnp.asarray(fixed_log_variance(schedule, variance))[t]
     return 0.5 * jnp.asarray(schedule.posterior_mean_x0)[t] ** 2 * jnp.exp(-log_variance)
 
 

@@ -96,7 +96,8 @@ class Progress:
         if self._bar.disable:
             left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / max(steps_per_second, 1e-9)))
             rate = steps_per_second * self._batch_size
-            print(f"step {step}/{self._total}  loss {metrics['loss']:.4f}  {rate:,.0f} images/s  {left} left", flush=True)
+            said = "".join(f"  {name} {metrics[name]:.4f}" for name in ("loss", "accuracy") if name in metrics)
+            print(f"step {step}/{self._total}{said}  {rate:,.0f} images/s  {left} left", flush=True)
         return steps_per_second * self._batch_size
 
     @contextlib.contextmanager

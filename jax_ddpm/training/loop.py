@@ -4,7 +4,7 @@ import contextlib
 import math
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.logging import MetricsWriter, Progress
 from jax_ddpm.training.state import TrainState
-from jax_ddpm.training.step import TrainStep
+from jax_ddpm.training.step import Tally, TrainStep
 
 STEPS_IN_FLIGHT = 2  # so that the host prepares the next batch while the device works, and no more than that
 
@@ -53,6 +53,20 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(each, handler)
 
 
+def means_of(window: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The metrics of several steps as one: the mean of the scalars, and of all examples in the tallies, if there are any."""
+    means = {}
+    for name, first in window[0].items():
+        values = [row[name] for row in window]
+        if not isinstance(first, Tally):
+            means[name] = float(np.mean(values))
+            continue
+        total, examples = np.sum(values, axis=0)
+        if examples:
+            means[name] = float(total / examples)
+    return means
+
+
 def run(
     state: TrainState,
     train_step: TrainStep,
@@ -68,7 +82,7 @@ def run(
     """Takes steps until step `until`, or until `stop` is set, and returns the state it has come to.
 
     Metrics are read back a few steps late, so that the device never waits for them, and written as their mean since the last
-    line (after a resume the first line's mean begins at the checkpoint).
+    line (after a resume the first line's mean begins at the checkpoint). A mean of no example is left out.
 
     Raises:
       InvalidInput: the loss is no longer finite; nothing is saved from there on.
@@ -76,7 +90,7 @@ def run(
     periodic = list(periodic)
     step = int(state.step)
     waiting: deque[Any] = deque()
-    window: list[dict[str, np.ndarray]] = []
+    window: list[dict[str, Any]] = []
 
     def settle(most: int) -> None:
         while len(waiting) > most:
@@ -96,7 +110,7 @@ def run(
         settle(STEPS_IN_FLIGHT)
         if step % log_every == 0 or step == until:
             settle(0)
-            means = {name: float(np.mean([row[name] for row in window])) for name in window[0]}
+            means = means_of(window)
             writer.write(step, means | {"images_per_second": round(progress.report(step, means), 1)})
             window.clear()
         for each in periodic:

@@ -12,7 +12,29 @@ from jax_ddpm.training.state import Params, TrainState
 
 Batch = Any
 """A tree of arrays [B, ...]."""
-Metrics = dict[str, jax.Array]
+
+
+class Tally(NamedTuple):
+    """A mean that goes on over several steps: of so many examples, whose values add up to `total`. Of none there is no mean."""
+
+    total: jax.Array
+    examples: jax.Array
+
+
+Metrics = dict[str, jax.Array | Tally]
+"""Scalars, and means of some of the examples."""
+
+
+class Losses(NamedTuple):
+    """What a loss function finds.
+
+    Attributes:
+      values: [B] the losses.
+      further: by name, [B] what else is to be known of each example; nothing is learned from it.
+    """
+
+    values: jax.Array
+    further: dict[str, jax.Array]
 
 
 class Prepared(NamedTuple):
@@ -31,8 +53,10 @@ class Prepared(NamedTuple):
 
 Prepare = Callable[[jax.Array, Batch, Any], Prepared]
 """(key, batch, timestep history): all is drawn here, so that splitting the batch changes nothing."""
-LossFn = Callable[[Params, Batch, jax.Array], jax.Array]
-"""(params, prepared batch, key) -> [B] losses."""
+LossFn = Callable[[Params, Batch, jax.Array], Losses]
+"""(params, prepared batch, key) -> the losses."""
+Measure = Callable[[jax.Array, dict[str, jax.Array]], Metrics]
+"""(t [B], what else the loss function found, [B] each) -> metrics."""
 Remember = Callable[[Any, jax.Array, jax.Array], Any]
 """(timestep history, t [B], losses [B]) -> the history after them."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -47,6 +71,7 @@ def make_train_step(
     warmup: bool = True,
     accumulate: int = 1,
     remember: Remember = lambda history, t, losses: history,
+    measure: Measure = lambda t, further: {},
 ) -> TrainStep:
     """(state, batch) -> (state, metrics): one gradient step on the weighted mean loss, then one of the average.
 
@@ -56,13 +81,15 @@ def make_train_step(
       decay, warmup: of the average; see `ema_decay`.
       accumulate: the number of equal parts whose gradients are added up; must divide the batch.
       remember: what the drawing of t keeps of the losses, which it is shown without their weights.
+      measure: what is to be said of what else the loss function found.
     Returns:
-      A pure function. Its metrics are scalars: "loss", the weighted mean over the batch, and "grad_norm", before clipping.
+      A pure function. Its metrics are "loss", the weighted mean over the batch, "grad_norm", before clipping, and those of
+      `measure`.
     """
 
-    def weighted_loss(params: Params, part: Prepared, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def weighted_loss(params: Params, part: Prepared, key: jax.Array) -> tuple[jax.Array, Losses]:
         losses = loss_fn(params, part.batch, key)
-        return jnp.mean(part.weights * losses), losses
+        return jnp.mean(part.weights * losses.values), losses
 
     value_and_grad = jax.value_and_grad(weighted_loss, has_aux=True)
 
@@ -77,21 +104,22 @@ def make_train_step(
             params=params,
             ema_params=update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup)),
             opt_state=opt_state,
-            timestep_history=remember(state.timestep_history, prepared.t, losses),
+            timestep_history=remember(state.timestep_history, prepared.t, losses.values),
         )
-        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        metrics: Metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return state, metrics | measure(prepared.t, losses.further)
 
     return train_step
 
 
 def _accumulated(
-    value_and_grad: Callable[..., tuple[tuple[jax.Array, jax.Array], Params]],
+    value_and_grad: Callable[..., tuple[tuple[jax.Array, Losses], Params]],
     params: Params,
     batch: Prepared,
     key: jax.Array,
     parts: int,
-) -> tuple[tuple[jax.Array, jax.Array], Params]:
-    """Value and gradient averaged over equal parts of the batch, one part in memory at a time; and the losses [B]."""
+) -> tuple[tuple[jax.Array, Losses], Params]:
+    """Value and gradient averaged over equal parts of the batch, one part in memory at a time; and the losses of it all."""
     if parts == 1:
         return value_and_grad(params, batch, key)
 
@@ -105,4 +133,4 @@ def _accumulated(
     zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
     total, losses = jax.lax.scan(add_part, zero, (split, jnp.arange(parts)))
     loss, grads = jax.tree.map(lambda x: x / parts, total)
-    return (loss, losses.swapaxes(0, 1).reshape(-1)), grads
+    return (loss, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), losses)), grads

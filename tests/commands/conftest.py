@@ -7,7 +7,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import digits
+from configs import digits, digits_classifier
 from jax_ddpm import experiment
 from jax_ddpm.commands import train
 from jax_ddpm.config import read_config
@@ -26,6 +26,15 @@ def make_tiny_config(**train_settings: object) -> ConfigDict:
     config.train.update(sample_every=3, sample_count=7)
     config.train.update(**train_settings)
     config.sample.update(count=7, batch_size=4)
+    return config
+
+
+def make_tiny_classifier_config(**train_settings: object) -> ConfigDict:
+    config = digits_classifier.get_config()
+    config.diffusion.steps = 8
+    config.model.update(channels=8, groups=4, attention_resolutions=())
+    config.train.update(steps=6, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, keep_last=2)
+    config.train.update(**train_settings)
     return config
 
 
@@ -56,4 +65,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a finished tiny run."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     train.main(make_tiny_config(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def trained_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished tiny run of a classifier."""
+    workdir = tmp_path_factory.mktemp("trained_classifier") / "run"
+    train.main(make_tiny_classifier_config(), workdir)
     return workdir

@@ -36,7 +36,12 @@ MISTAKES = {
     "--config.diffusion.weighting=minsnr": "Did you mean 'min_snr'?",
     "--config.diffusion.timesteps=importance": "expected one of uniform, stratified, antithetic, second_moment",
     "--config.diffusion.zero_terminal_snr=True": "prediction 'eps' cannot say x_0 where ᾱ_T = 0: expected v, x0 or mean",
-    "--config.sample.respacing=ddim600": "no whole stride takes 600 of 1000 steps; ddim500 would do",
+    "--config.sampler.steps=2000": "spacing 'linspace2000': expected 1 to 1000 steps, as many as the chain has",
+    "--config.sampler.name=ddmi": "expected one of ancestral, ddim, euler, heun, dpm_solver_pp, unipc. Did you mean 'ddim'?",
+    "--config.sampler.spacing=trailling": "Did you mean 'trailing'?",
+    "--config.sampler.clip=statik": "expected one of static, dynamic, none. Did you mean 'static'?",
+    "--config.guidance.interval=(1.0,0.0)": "guidance.interval=(1.0, 0.0): expected two shares of the chain",
+    "--config.guidance.form=man": "Did you mean 'mean'?",
     "--config.eval.metrics=fid": "unknown eval.metrics 'fid': expected one of bits_per_dim, ode_bits_per_dim",
     "--config.eval.ode_tolerance=1": "eval.ode_tolerance=1.0: expected at least 0 and less than 1",
     "--config.eval.batch_size=0": "eval.batch_size=0: expected more than 0",
@@ -44,7 +49,7 @@ MISTAKES = {
     "--config.model.channels=50": "50 channels do not split into groups=8",
     "--config.train.accumulate=3": "batch_size=128 does not divide over",
     "--config.sample.labels=(11,)": "expected labels in 0..9",
-    "--mode=trian": "unknown mode 'trian': expected one of train, sample, evaluate, demo, describe. Did you mean 'train'?",
+    "--mode=trian": "expected one of train, sample, edit, evaluate, demo, describe. Did you mean 'train'?",
     "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir",
 }
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from configs import cifar, digits
+from configs import cifar, digits, digits_classifier, digits_super_resolution
 from jax_ddpm.commands import describe
 
 
@@ -38,3 +38,20 @@ def test_the_digits_run_is_described(capsys):
 def test_nothing_is_written(capsys, tmp_path):
     said(digits.get_config(), capsys, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_is_described(capsys):
+    text = said(digits_classifier.get_config(), capsys)
+    assert "network: NoisyClassifier on 8×8×1" in text
+    rows = re.findall(r"^  (\S+) +([\d×]+) +([\d,]+)$", text, re.MULTILINE)
+    assert rows[-2][:2] == ("pool", "64")
+    assert rows[-1] == ("logits", "10", "650")
+    total = re.search(r"parameters: ([\d,]+)\n", text)[1]
+    assert sum(int(count.replace(",", "")) for _, _, count in rows) == int(total.replace(",", ""))
+    assert "the cross-entropy of the class" in text
+    assert "accuracy.png" in text
+    assert "samples/" not in text
+
+
+def test_a_network_that_enlarges_is_described(capsys):
+    assert "low_res_time_0" in said(digits_super_resolution.get_config(), capsys)

@@ -150,6 +150,35 @@ def test_images_of_other_classes_are_refused(trained):
         evaluate._check_labels(config, source)
 
 
+def test_a_classifier_is_judged_by_levels_of_noise(trained_classifier, capsys):
+    config = read_config(trained_classifier)
+    config.eval.update(count=COUNT, batch_size=BATCH)
+    evaluate.main(config, trained_classifier)
+    directory = trained_classifier / "evaluation/step_0000006_test_seed_0_first_10"
+    found = json.loads((directory / "evaluation.json").read_text())["accuracy"]
+    assert {"metric": "accuracy", "images": COUNT, "chance": 0.1, "checkpoint": 6, "split": "test"}.items() <= found.items()
+    assert [(each["first"], each["last"]) for each in found["quarters"]] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert sum(each["accuracy"] for each in found["levels"]) / len(found["levels"]) == pytest.approx(found["mean"], abs=0.2)
+    with Image.open(directory / "accuracy.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+    assert f"accuracy: {found['mean']:.1%} ± {found['standard_error']:.1%} (10 images)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("run_of", "metric", "message"),
+    [
+        ("trained_classifier", "bits_per_dim", "a classifier says nothing of how likely images are. Expected accuracy"),
+        ("trained", "accuracy", "eval.metrics=accuracy is of a classifier, and model.network=unet"),
+    ],
+)
+def test_a_metric_of_the_other_kind_of_network_is_refused(run_of, metric, message, request):
+    workdir = request.getfixturevalue(run_of)
+    config = read_config(workdir)
+    config.eval.metrics = (metric,)
+    with pytest.raises(InvalidInput, match=message):
+        evaluate.main(config, workdir)
+
+
 def test_a_network_that_says_nan_has_no_figure(trained, monkeypatch):
     def broken(config):
         bound = experiment.make_bound(config)

@@ -97,3 +97,9 @@ def test_a_label_that_does_not_exist_is_told(trained):
 def test_a_workdir_that_was_never_trained_is_told(tmp_path):
     with pytest.raises(InvalidInput, match=r"no run at .*expected a config.json"):
         read_config(tmp_path)
+
+
+def test_a_classifier_draws_nothing(trained_classifier):
+    with pytest.raises(InvalidInput, match=r"this run is of a classifier .* which draws no images"):
+        draw(trained_classifier)
+    assert not (trained_classifier / "samples").exists()

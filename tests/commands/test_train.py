@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits
-from jax_ddpm import experiment
+from configs import digits, digits_super_resolution
+from jax_ddpm import experiment, objective
 from jax_ddpm.commands import train
 from jax_ddpm.config import read_config, write_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.logging import read_metrics
 from jax_ddpm.training.sharding import make_mesh, replicated, split_batch, to_devices
-from tests.commands.conftest import last_state, make_tiny_config
+from tests.commands.conftest import last_state, make_tiny_classifier_config, make_tiny_config
 
 
 def test_a_run_leaves_what_the_readme_says(trained):
@@ -103,7 +103,7 @@ def test_the_train_step_of_a_config_is_traced_once():
     config.data.class_names = tuple("0123456789")
     mesh = make_mesh()
     chex.clear_trace_counter()
-    counted = chex.assert_max_traces(experiment.make_step(config), n=1)
+    counted = chex.assert_max_traces(objective.make_step(config), n=1)
     step = jax.jit(counted, in_shardings=(replicated(mesh), split_batch(mesh)), out_shardings=(replicated(mesh),) * 2)
     state = jax.device_put(train._new_state(config), replicated(mesh))
     data = train._make_batches(config, experiment.make_source(config))
@@ -159,3 +159,57 @@ def test_classes_are_asked_of_data_that_has_none(tmp_path):
     with pytest.raises(InvalidInput, match=r"class_conditional=True, but .* no labels"):
         train.main(config, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "nothing is written for a run that cannot begin"
+
+
+def test_a_classifier_s_run_leaves_its_accuracy_and_no_samples(trained_classifier):
+    names = {str(path.relative_to(trained_classifier)) for path in trained_classifier.rglob("*")}
+    assert {"config.json", "metrics.jsonl", "loss.png", "accuracy.png", "checkpoints/6"} <= names
+    assert not any(name.startswith("samples") for name in names)
+    rows = read_metrics(trained_classifier)
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    for row in rows:
+        quarters = [row[name] for name in ("accuracy_q1", "accuracy_q2", "accuracy_q3", "accuracy_q4") if name in row]
+        assert set(row) - {"accuracy_q1", "accuracy_q2", "accuracy_q3", "accuracy_q4"} == {
+            *("step", "loss", "grad_norm", "accuracy", "images_per_second")
+        }
+        assert min(quarters) <= row["accuracy"] <= max(quarters)
+        assert row["accuracy"] * 16 == round(row["accuracy"] * 16), "of the sixteen images of two steps"
+
+
+def test_a_finished_classifier_says_how_often_it_is_right(trained_classifier, capsys):
+    train.main(make_tiny_classifier_config(), trained_classifier)
+    printed = capsys.readouterr().out
+    assert "compiling" not in printed
+    assert re.search(r"accuracy on images held out: \d+\.\d% ± \d\.\d% \(297 images\)", printed)
+    rows = re.findall(r"^ +(\d)–(\d) +[\d.]+% +[\d.]+%$", printed, re.MULTILINE)
+    assert rows == [("0", "1"), ("2", "3"), ("4", "5"), ("6", "7")]
+
+
+def test_the_average_of_a_classifier_is_its_parameters(trained_classifier):
+    state, _ = last_state(trained_classifier)
+    chex.assert_trees_all_equal(state.ema_params, state.params)
+
+
+def test_a_classifier_learns(tmp_path):
+    config = make_tiny_classifier_config(steps=80, batch_size=64, learning_rate=5e-3, log_every=40, checkpoint_every=100)
+    config.diffusion.steps = 100
+    train.main(config, tmp_path)
+    first, last = read_metrics(tmp_path)
+    assert last["loss"] < first["loss"]
+    # By chance a tenth, of some 640 images: off by .012.
+    assert last["accuracy_q1"] > 0.3
+    assert last["accuracy_q4"] < 0.2, "there is nothing but noise"
+
+
+def test_a_network_that_enlarges_shows_what_it_makes_of_small_images(tmp_path, capsys):
+    config = digits_super_resolution.get_config()
+    config.diffusion.steps = 8
+    config.model.update(channels=8, groups=4, attention_resolutions=())
+    config.train.update(steps=4, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, sample_every=2, sample_count=3)
+    train.main(config, tmp_path)
+    printed = capsys.readouterr().out
+    for step in (2, 4):
+        with Image.open(tmp_path / f"samples/step_{step:07d}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    assert "step_0000004.png" in printed
+    assert "chain from noise" not in printed

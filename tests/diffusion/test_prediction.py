@@ -13,6 +13,7 @@ from jax_ddpm import (
     InvalidInput,
     convert,
     cosine_schedule,
+    dynamic_threshold,
     eps_from_x0,
     from_x0,
     linear_schedule,
@@ -322,3 +323,43 @@ def test_unknown_variance_is_refused_with_the_nearest_name(given_name, meant):
         reverse("eps", given_name, None, SCHEDULE, output, xt, TIMES)
     with pytest.raises(InvalidInput, match=r"unknown prediction 'noise'"):
         reverse("noise", "fixed_large", None, SCHEDULE, output, xt, TIMES)
+
+
+def threshold_reference(x0, quantile):
+    """Saharia et al. 2022, section 2.3, an example at a time."""
+    limits = [max(1.0, np.quantile(np.abs(example), quantile)) for example in x0]
+    return np.stack([np.clip(example, -limit, limit) / limit for example, limit in zip(x0, limits, strict=True)])
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 4, 4, 3), (2, 1)])
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.995, 1.0])
+def test_dynamic_threshold_is_the_quantile_of_each_example_for_itself(shape, quantile):
+    scales = np.array([0.2, 1.0, 3.0, 10.0, 0.9])[: shape[0]].reshape(-1, *[1] * (len(shape) - 1))
+    x0 = (scales * np.random.default_rng(1).normal(size=shape)).astype(np.float32)
+    expected = threshold_reference(x0.astype(np.float64), quantile)
+    actual = jax.jit(dynamic_threshold(quantile))(x0)
+    chex.assert_type(actual, jnp.float32)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=8 * ROUND_OFF)  # numbers within ±1 after a few roundings
+    assert np.abs(actual).max() <= 1
+    inside = np.abs(x0).reshape(shape[0], -1).max(axis=1) <= 1  # examples within the range of the data stay as they are
+    np.testing.assert_array_equal(np.asarray(actual)[inside], x0[inside])
+
+
+def test_dynamic_threshold_keeps_ratios_that_the_static_clip_destroys():
+    x0 = np.array([[0.5, -1.0, 2.0, 4.0]], np.float32)
+    np.testing.assert_allclose(dynamic_threshold(1.0)(x0), x0 / 4)
+    np.testing.assert_array_equal(static_clip(x0), [[0.5, -1.0, 1.0, 1.0]])
+
+
+def test_dynamic_threshold_is_a_clip_like_any_other():
+    output, xt = inputs()
+    p, x0 = reverse("x0", "fixed_small", dynamic_threshold(0.9), SCHEDULE, 4 * output, xt, TIMES)
+    expected = threshold_reference(4 * output.astype(np.float64), 0.9)
+    np.testing.assert_allclose(x0, expected, rtol=0, atol=8 * ROUND_OFF)
+    np.testing.assert_array_equal(p.mean, q_posterior(SCHEDULE, x0, xt, TIMES).mean)
+
+
+@pytest.mark.parametrize("quantile", [0.0, -0.5, 1.5, 99.5, float("nan")])
+def test_quantile_that_is_no_share_is_refused(quantile):
+    with pytest.raises(InvalidInput, match=f"quantile={quantile}: expected a share"):
+        dynamic_threshold(quantile)

@@ -25,10 +25,12 @@ from jax_ddpm import (
     respace,
     sample,
     sample_trajectory,
+    sampler_times,
     spaced_timesteps,
     v_loss,
     vlb_terms,
     x0_loss,
+    zero_terminal_snr,
 )
 from jax_ddpm.diffusion.schedules import NoiseSchedule
 from tests.references import Chain, GaussianData, small_network
@@ -74,6 +76,18 @@ KEY = jax.random.key(2)
         (10, "ddim10", [*range(10)]),
         (1000, "ddim50", [*range(0, 1000, 20)]),
         (1000, "ddim4", [0, 250, 500, 750]),
+        (10, "linspace3", [0, 4, 9]),
+        (10, "linspace1", [9]),
+        (10, "leading1", [0]),
+        (10, "leading3", [0, 3, 6]),
+        (10, "leading4", [0, 2, 4, 6]),
+        (10, "leading6", [*range(6)]),
+        (1000, "leading50", [*range(0, 1000, 20)]),
+        (10, "trailing1", [9]),
+        (10, "trailing2", [4, 9]),
+        (10, "trailing3", [2, 6, 9]),  # 9, 5.67, 2.33
+        (10, "trailing10", [*range(10)]),
+        (1000, "trailing50", [*range(19, 1000, 20)]),
         (10, "4", [0, 3, 6, 9]),
         (10, "2,3", [0, 4, 5, 7, 9]),
         (11, "1,2,2", [3, 4, 7, 8, 10]),  # sections of four, four and three
@@ -146,9 +160,13 @@ def test_uniform_is_even_and_quad_denser_where_there_is_less_noise():
         ([2, 2], r"\[2, 2\]: expected increasing numbers in 0\.\.9"),
         ([-1, 2], r"\[-1, 2\]: expected increasing numbers in 0\.\.9"),
         ([2, 10], r"\[2, 10\]: expected increasing numbers in 0\.\.9"),
-        ([0.5, 1.5], "whole numbers"),
-        ([[0, 1]], "whole numbers"),
-        (3, "whole numbers"),
+        ([0.5, 0.5], r"\[0\.5, 0\.5\]: expected increasing numbers in 0\.\.9"),
+        ([-0.5, 2.0], r"expected increasing numbers in 0\.\.9"),
+        ([0.5, 9.5], r"expected increasing numbers in 0\.\.9"),
+        ([0.5, float("nan")], r"expected increasing numbers in 0\.\.9"),
+        ([True, False], "expected numbers"),
+        ([[0, 1]], "expected numbers"),
+        (3, "expected numbers"),
     ],
 )
 def test_times_that_no_chain_of_ten_steps_has_are_refused(timesteps, message):
@@ -268,7 +286,8 @@ def test_sampling_a_shorter_chain_agrees_with_the_reference():
     with jax.enable_x64(True):
         sampler = ancestral(respace(SCHEDULE64, SOME), prediction="v", variance="fixed_small", clip=None)
         _, states = jax.jit(lambda x: sample_trajectory(sampler, NETWORK, x, KEY, range(7)))(x)
-        noise = [np.asarray(jax.random.normal(jax.random.fold_in(KEY, s), x.shape, jnp.float64)) for s in range(6)]
+        keys = [jax.random.split(jax.random.fold_in(KEY, step))[0] for step in range(6)]
+        noise = [np.asarray(jax.random.normal(key, x.shape, jnp.float64)) for key in keys]
     expected = [x]
     for t, draw in zip(reversed(range(6)), noise, strict=True):
         when = np.full(5, t)
@@ -336,3 +355,141 @@ def test_what_a_network_predicts_of_the_whole_chain_gives_the_posterior_of_the_s
     np.testing.assert_allclose(found, x0, rtol=0, atol=1e-10)
     betas = -np.expm1(np.diff(np.cumsum(np.log1p(-SCHEDULE64.betas))[list(SOME)], prepend=0.0))
     np.testing.assert_allclose(p.mean, Chain(betas).posterior(x0, xt, rows)[0], rtol=0, atol=1e-10)
+
+
+# Times between the steps
+
+HALFWAY = (0.0, 0.25, 3.5, 250.75, 999.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule])
+@given(data=st.data())
+def test_real_times_interpolate_the_log_of_the_noise_level(make, dtype, data):
+    whole = make(200, dtype=dtype)
+    gaps = data.draw(st.lists(st.floats(0.01, 40), min_size=1, max_size=30))
+    times = np.cumsum(gaps)[: max(1, int(np.sum(np.cumsum(gaps) <= 199)))].clip(max=199.0)
+    short = respace(whole, times)
+    levels = np.interp(times, np.arange(200), Chain(make(200, dtype=np.float64).betas).levels)
+    # Float32 tables: √ᾱ and √(1-ᾱ) of six digits, or five where √(1-ᾱ_0) is a small difference from 1.
+    digits = {"rtol": 1e-9} if dtype == np.float64 else {"rtol": 2e-5}
+    np.testing.assert_allclose(short.sqrt_alphas_bar, 1 / np.sqrt(1 + np.exp(2 * levels)), **digits)
+    np.testing.assert_allclose(short.sqrt_one_minus_alphas_bar, 1 / np.sqrt(1 + np.exp(-2 * levels)), **digits)
+    np.testing.assert_allclose(np.cumprod(1 - short.betas.astype(np.float64)), short.alphas_bar, rtol=digits["rtol"])
+    chex.assert_type([getattr(short, name) for name in FIELDS], dtype)
+    np.testing.assert_allclose(short.timesteps, times, rtol=1e-6)
+    finite = [name for name in FIELDS if not name.startswith("predicted")]
+    chex.assert_tree_all_finite([getattr(short, name) for name in finite])
+
+
+def test_real_times_that_are_whole_give_the_chain_of_the_whole_ones():
+    between, whole = respace(SCHEDULE64, np.array(SOME, np.float64)), respace(SCHEDULE64, SOME)
+    for name in FIELDS:
+        if not name.startswith("predicted"):  # of which there is none between two steps
+            np.testing.assert_allclose(getattr(between, name), getattr(whole, name), rtol=1e-9, err_msg=name)
+    assert np.issubdtype(between.timesteps.dtype, np.floating)
+    assert np.issubdtype(whole.timesteps.dtype, np.integer)
+
+
+def test_network_is_told_the_real_times_of_the_whole_chain():
+    short = respace(SCHEDULE, HALFWAY)
+    seen = []
+    jax.block_until_ready(sample(ancestral(short), spy(seen), jnp.ones((2, 3)), KEY))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(seen, np.repeat(HALFWAY[::-1], 2).reshape(5, 2))
+    # Of a chain that was shortened before, the times are still those of the whole one.
+    np.testing.assert_allclose(respace(respace(SCHEDULE64, SOME), [0.5, 2.0, 4.5]).timesteps, [1.5, 4.0, 799.5], rtol=1e-12)
+    np.testing.assert_array_equal(respace(short, [0, 2, 4]).timesteps, [0.0, 3.5, 999.0])
+
+
+def test_mean_of_a_step_has_no_meaning_between_two():
+    x = jnp.ones((2, 3))
+    with pytest.raises(InvalidInput, match=r"prediction 'mean' is of a step.* expected times that are whole"):
+        ancestral(respace(SCHEDULE, HALFWAY), prediction="mean")
+    with pytest.raises(InvalidInput, match="prediction 'mean'"):
+        p_mean_variance(
+            respace(SCHEDULE, HALFWAY), x, x, jnp.zeros(2, int), prediction="mean", variance="fixed_small", clip=None
+        )
+    ancestral(respace(SCHEDULE, SOME), prediction="mean")
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "score"])
+def test_posterior_between_two_steps_agrees_with_the_reference(prediction):
+    rows, levels = np.arange(5), CHAIN.levels_at(np.array(HALFWAY), np)
+    chain = Chain(-np.expm1(np.diff(-np.logaddexp(0.0, 2 * levels), prepend=0.0)))
+    x0, xt = np.random.default_rng(4).normal(size=(2, 5, 3))
+    with jax.enable_x64(True):
+        output = chain.output(x0, xt, rows, prediction)
+        p, found = p_mean_variance(
+            respace(SCHEDULE64, HALFWAY), output, xt, rows, prediction=prediction, variance="fixed_small", clip=None
+        )
+    np.testing.assert_allclose(found, x0, rtol=0, atol=1e-9)  # float64; 1/√ᾱ_T = 157 squared of the tables' 13 digits
+    np.testing.assert_allclose(p.mean, chain.posterior(x0, xt, rows)[0], rtol=0, atol=1e-9)
+
+
+# Where a sampler stops
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing", "expected"),
+    [
+        (4, "linspace", [0, 3, 6, 9]),
+        (4, "uniform", [0, 3, 6, 9]),
+        (3, "leading", [0, 3, 6]),
+        (3, "trailing", [2, 6, 9]),
+        (4, "quad", [0, 1, 4, 9]),
+        (3, "ddim", [0, 4, 8]),
+        *((None, name, [*range(10)]) for name in ("linspace", "leading", "trailing", "quad", "ddim")),
+        (None, "2,3", [0, 4, 5, 7, 9]),
+        (5, "2,3", [0, 4, 5, 7, 9]),
+        (None, [0, 2, 5], [0, 2, 5]),
+        (None, (0.5, 2.25), [0.5, 2.25]),
+        (1, "karras", [9]),
+        (1, "log_snr", [9]),
+        (2, "karras", [0, 9]),
+        (2, "log_snr", [0, 9]),
+    ],
+)
+def test_sampler_stops_at_these_times(steps, spacing, expected):
+    times = sampler_times(linear_schedule(10), steps, spacing)
+    assert times.tolist() == expected
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE64, cosine_schedule(300, dtype=np.float64)], ids=["linear", "cosine"])
+@given(steps=st.integers(2, 400))
+def test_karras_and_log_snr_are_even_in_their_measure_of_the_noise(schedule, steps):
+    levels = Chain(schedule.betas).levels
+    for spacing, measure in (("karras", lambda level: np.exp(level / 7)), ("log_snr", lambda level: level)):
+        times = sampler_times(schedule, steps, spacing)
+        assert (len(times), times[0], times[-1]) == (steps, 0, schedule.steps - 1)
+        strides = np.diff(measure(np.interp(times, np.arange(schedule.steps), levels)))
+        # A time of 16 digits up to 999, in a table whose noisiest step is the steepest: 1e-10 of the whole.
+        np.testing.assert_allclose(strides, strides.mean(), rtol=0, atol=1e-10 * strides.sum())
+    assert len(sampler_times(schedule, None, "karras")) == schedule.steps  # as many as there are steps, though not these
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing", "message"),
+    [
+        (5, "karas", r"unknown spacing 'karas': expected one of .*karras, log_snr\. Did you mean 'karras'\?"),
+        (5, "log-snr", r"unknown spacing 'log-snr'.*Did you mean 'log_snr'\?"),
+        (5, "", r"unknown spacing ''"),
+        (0, "karras", r"steps=0: expected at least 1"),
+        (-1, "log_snr", r"steps=-1: expected at least 1"),
+        (0, "linspace", r"expected 1 to 10 steps"),
+        (11, "leading", r"'leading11': expected 1 to 10 steps"),
+        (11, "trailing", r"'trailing11': expected 1 to 10 steps"),
+        (6, "ddim", r"ddim6.*ddim5 would do"),
+        (6, "2,3", r"steps=6, but the spacing has 5 of them: 2,3"),
+        (None, "6,6", r"6,6"),
+    ],
+)
+def test_stops_that_a_chain_of_ten_steps_has_not_are_refused(steps, spacing, message):
+    with pytest.raises(InvalidInput, match=message):
+        sampler_times(linear_schedule(10), steps, spacing)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "log_snr"])
+def test_spacings_of_the_noise_level_need_it_to_be_finite(spacing):
+    with pytest.raises(InvalidInput, match=rf"spacing '{spacing}' where ᾱ_T = 0, so σ infinite: expected linspace"):
+        sampler_times(zero_terminal_snr(linear_schedule(10)), 5, spacing)

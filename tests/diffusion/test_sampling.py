@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import chex
@@ -11,14 +12,16 @@ from jax_ddpm import (
     InvalidInput,
     Sampler,
     ancestral,
+    ddim,
     linear_schedule,
     p_mean_variance,
+    respace,
     sample,
     sample_trajectory,
     schedule_from_betas,
     static_clip,
 )
-from tests.references import Chain, GaussianData, small_network
+from tests.references import Chain, GaussianData, equations, small_network
 
 BETAS = np.linspace(0.002, 0.3, 12)
 SCHEDULE, SCHEDULE64 = schedule_from_betas(BETAS), schedule_from_betas(BETAS, np.float64)
@@ -36,21 +39,26 @@ def noise(shape=SHAPE, seed=0, dtype=np.float32) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
+def noise_key(key, step):
+    """The key from which step s draws: fold_in(key, s), split into one for the noise and one for what comes after the step."""
+    return jax.random.split(jax.random.fold_in(key, step))[0]
+
+
 def states_reference(prediction, variance, clip, x, key, dtype):
-    """x_T and the state after every step in float64, with the noise that step s draws: that of fold_in(key, s)."""
+    """x_T and the state after every step in float64, with the noise that step s draws: see `noise_key`."""
     states, network = [x.astype(np.float64)], NUMPY_WIDE_NETWORK if variance.startswith("learned") else NUMPY_NETWORK
     for step, t in enumerate(reversed(range(CHAIN.steps))):
         when = np.full(len(x), t)
         output = network(states[-1], when)
         mean, spread, _ = CHAIN.reverse(output, states[-1], when, prediction=prediction, variance=variance, clip=CLIPS[clip][1])
-        draw = np.asarray(jax.random.normal(jax.random.fold_in(key, step), x.shape, dtype), np.float64)
+        draw = np.asarray(jax.random.normal(noise_key(key, step), x.shape, dtype), np.float64)
         states.append(mean + np.sqrt(spread) * draw if t > 0 else mean)
     return np.stack(states)
 
 
-def run(schedule, x, key_data, prediction="eps", variance="fixed_large", clip="clipped"):
+def run(x, key_data):
     """The samples, and the trajectory at STEPS."""
-    sampler = ancestral(schedule, prediction=prediction, variance=variance, clip=CLIPS[clip][0])
+    sampler = ancestral(SCHEDULE)
     key = jax.random.wrap_key_data(key_data)
     return sample(sampler, NETWORK, x, key), sample_trajectory(sampler, NETWORK, x, key, STEPS)
 
@@ -58,7 +66,7 @@ def run(schedule, x, key_data, prediction="eps", variance="fixed_large", clip="c
 class Sampling(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
     def test_chain_agrees_with_the_float64_reference(self):
-        samples, (end, states) = self.variant(run)(SCHEDULE, noise(), jax.random.key_data(KEY))
+        samples, (end, states) = self.variant(run)(noise(), jax.random.key_data(KEY))
         chex.assert_shape([samples, end, states], [SHAPE, SHAPE, (3, *SHAPE)])
         chex.assert_type([samples, end, states], jnp.float32)
         chex.assert_tree_all_finite((samples, end, states))
@@ -71,19 +79,22 @@ class Sampling(chex.TestCase):
 
     @chex.all_variants
     @parameterized.parameters(*VARIANCES)
-    def test_update_of_an_ancestral_sampler_is_a_draw_from_p(self, variance):
-        update = ancestral(SCHEDULE, variance=variance, clip=None).update
-        t = np.array([0, 1, 5, 8, 11])
-        key = jax.random.key_data(KEY)
-        drawn = self.variant(lambda xt, t, key: update(NETWORK, xt, t, jax.random.wrap_key_data(key)))(noise(), t, key)
-        chex.assert_shape(drawn, SHAPE)
-        chex.assert_type(drawn, jnp.float32)
-        xt = noise().astype(np.float64)
-        mean, spread, _ = CHAIN.reverse(NUMPY_NETWORK(xt, t), xt, t, prediction="eps", variance=variance)
-        deviation = np.sqrt(spread) * (t > 0).reshape(5, 1, 1)
-        z = np.asarray(jax.random.normal(KEY, SHAPE), np.float64)
-        # A few roundings of 2^-24; no coefficient exceeds 1/√(1-ᾱ_0) = 22.
-        np.testing.assert_allclose(drawn, mean + deviation * z, rtol=0, atol=1e-5)
+    def test_step_of_an_ancestral_sampler_is_a_draw_from_p(self, variance):
+        sampler, key = ancestral(SCHEDULE, variance=variance, clip=None), jax.random.key_data(KEY)
+
+        def chain(x, key):
+            return sample_trajectory(sampler, NETWORK, x, jax.random.wrap_key_data(key), range(13))[1]
+
+        states = self.variant(chain)(noise(), key)
+        chex.assert_shape(states, (13, *SHAPE))
+        chex.assert_type(states, jnp.float32)
+        for step, t in enumerate(range(11, -1, -1)):
+            xt, when = np.asarray(states[step]), np.full(5, t)
+            p, _ = p_mean_variance(SCHEDULE, NETWORK(xt, when), xt, when, prediction="eps", variance=variance, clip=None)
+            z = jax.random.normal(noise_key(KEY, step), SHAPE)
+            drawn = p.mean + jnp.exp(0.5 * p.log_variance) * z * (t > 0)
+            # A few roundings of 2^-24; no coefficient exceeds 1/√(1-ᾱ_0) = 22.
+            np.testing.assert_allclose(states[step + 1], drawn, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +202,8 @@ def test_no_noise_is_added_at_the_last_step():
     xt, t = jnp.asarray(noise()), jnp.zeros(5, int)
     mean = p_mean_variance(one_step, NETWORK(xt, t), xt, t, prediction="eps", variance="fixed_large", clip=None)[0].mean
     for key in jax.random.split(KEY):
-        np.testing.assert_array_equal(sampler.update(NETWORK, xt, t, key), mean)
         np.testing.assert_allclose(sample(sampler, NETWORK, xt, key), mean, rtol=0, atol=2e-6)  # compiled: 2^-23 of 4, or two
-    noisy = [ancestral(SCHEDULE).update(NETWORK, xt, t + 1, key) for key in jax.random.split(KEY)]
+    noisy = [sample_trajectory(ancestral(SCHEDULE), NETWORK, xt, key, [11])[1] for key in jax.random.split(KEY)]
     assert np.abs(noisy[0] - noisy[1]).max() > 0.01
 
 
@@ -201,16 +211,80 @@ def test_steps_are_taken_from_the_noisiest_down():
     np.testing.assert_array_equal(ancestral(SCHEDULE).timesteps, range(11, -1, -1))
 
 
-def test_steps_follow_the_sampler_whatever_its_order_and_each_has_its_own_key():
-    def update(denoiser, x, t, key):
-        return jnp.stack([x[:, 0] * 10 + t, jax.random.key_data(key)[-1:].astype(jnp.float32)], axis=1)
+def by_hand(rows, **columns):
+    """A sampler x' = 10 x + t, told the time t as x_0."""
+    lines = len(rows)
+    table = {"of_x": np.full(lines, 10.0), "of_x0": np.ones((lines, 1)), "of_clipped": np.zeros(lines)}
+    table |= {"reached": np.ones(lines), "deviations": np.zeros(lines), "noisy": np.zeros(lines, bool)}
+    return Sampler(SCHEDULE, np.array(rows), prediction="x0", clip=None, **table | columns)
 
-    sampler = Sampler(np.array([7, 3, 4]), update)
-    end, states = sample_trajectory(sampler, None, jnp.zeros((1, 2)), KEY, (1, 2, 3))
+
+def told_time(xt, t):
+    return jnp.broadcast_to(t[:, None].astype(xt.dtype), xt.shape)
+
+
+def test_steps_follow_the_sampler_whatever_its_order():
+    end, states = sample_trajectory(by_hand([7, 3, 4]), told_time, jnp.zeros((1, 2)), KEY, (1, 2, 3))
     np.testing.assert_array_equal(states[:, 0, 0], [7, 73, 734])
     np.testing.assert_array_equal(end, states[-1])
-    expected_keys = [jax.random.key_data(jax.random.fold_in(KEY, step))[-1] for step in range(3)]
-    np.testing.assert_array_equal(states[:, 0, 1], np.array(expected_keys, np.float32))
+
+
+def test_every_column_of_the_table_has_its_place_in_the_step():
+    """x' = of_x x + Σ of_x0 x̂_0 of the last three evaluations + of_clipped (what clipping took away)."""
+    columns = {"of_x": np.array([1.0, 2.0, 0.5, 1.0]), "of_clipped": np.array([0.0, 0.5, 0.0, 0.25])}
+    columns["of_x0"] = np.array([[1.0, 0.0, 0.0], [2.0, 3.0, 0.0], [1.0, 10.0, 100.0], [0.0, 0.0, 1.0]])
+    sampler = dataclasses.replace(by_hand([7, 3, 4, 1], **columns), clip=lambda x0: jnp.minimum(x0, 5.0))
+    _, states = sample_trajectory(sampler, told_time, jnp.ones((1, 1)), KEY, range(5))
+    # Of 7, 3, 4 and 1 clipping leaves 5, 3, 4 and 1.
+    first = 1 + 5
+    second = 2 * first + 2 * 3 + 3 * 5
+    third = 0.5 * second + 4 + 10 * 3 + 100 * 5
+    np.testing.assert_array_equal(states[:, 0, 0], [1, first, second, third, third + 3])
+    lost = dataclasses.replace(sampler, of_clipped=np.ones(4))
+    _, states = sample_trajectory(lost, told_time, jnp.ones((1, 1)), KEY, (1,))
+    np.testing.assert_array_equal(states[0], [[1 + 5 + 2]])
+
+
+def test_each_step_has_a_key_for_its_noise_and_one_for_what_comes_after():
+    def after(state, number, key):
+        return state.at[:, 1].set(jax.random.key_data(key)[-1].astype(state.dtype)).at[:, 2].set(number)
+
+    sampler = dataclasses.replace(by_hand([0] * 3, of_x=np.ones(3), deviations=np.ones(3), noisy=np.ones(3, bool)), after=after)
+    _, states = sample_trajectory(sampler, told_time, jnp.zeros((1, 3)), KEY, (1, 2, 3))
+    pairs = [jax.random.split(jax.random.fold_in(KEY, step)) for step in range(3)]
+    np.testing.assert_array_equal(states[:, 0, 2], [0, 1, 2])
+    np.testing.assert_array_equal(states[:, 0, 1], np.array([jax.random.key_data(last)[-1] for _, last in pairs], np.float32))
+    draws = np.array([jax.random.normal(first, (1, 3))[0, 0] for first, _ in pairs])
+    np.testing.assert_allclose(states[:, 0, 0], np.cumsum(draws), rtol=0, atol=1e-6)  # float32 sums of three
+
+
+def test_noise_is_added_where_the_table_says_so():
+    sampler = by_hand(
+        [0] * 4, of_x=np.ones(4), deviations=np.array([1.0, 1.0, 0.0, 3.0]), noisy=np.array([True, False, True, True])
+    )
+    _, states = sample_trajectory(sampler, told_time, jnp.zeros((4000, 1)), KEY, range(5))
+    # Standard deviations within five Monte-Carlo errors: 1/√(2·4000) of them.
+    np.testing.assert_allclose(np.diff(states, axis=0).std(axis=(1, 2)), [1, 0, 0, 3], rtol=0.056, atol=0)
+
+
+def test_gradient_moves_the_mean_by_the_variance_of_the_step_and_is_told_the_time():
+    def gradient(xt, t):
+        return 0.5 * xt + t[:, None]
+
+    short = respace(SCHEDULE, [2, 5, 9])
+    sampler = dataclasses.replace(ancestral(short, clip=None), gradient=gradient)
+    _, states = sample_trajectory(sampler, told_time, jnp.ones((1, 2)), KEY, range(4))
+    _, free = sample_trajectory(ancestral(short, clip=None), told_time, jnp.ones((1, 2)), KEY, (1,))
+    np.testing.assert_allclose(states[1] - free[0], short.betas[2] * np.full((1, 2), 0.5 + 9), rtol=1e-5)
+
+
+def test_chain_that_is_cut_short_is_the_start_of_the_whole():
+    sampler = ddim(SCHEDULE, eta=0.5)
+    names = ("rows", "reached", "of_x", "of_x0", "of_clipped", "deviations", "noisy")
+    _, [kept] = sample_trajectory(sampler, NETWORK, noise(), KEY, [5])
+    first = dataclasses.replace(sampler, **{name: getattr(sampler, name)[:5] for name in names})
+    # two compilations of one float32 chain
+    np.testing.assert_allclose(sample(first, NETWORK, noise(), KEY), kept, rtol=0, atol=2e-5)
 
 
 DRAW = jax.jit(functools.partial(sample, ancestral(SCHEDULE), NETWORK))
@@ -230,16 +304,14 @@ def test_mapping_over_keys_gives_each_its_own_samples():
         np.testing.assert_allclose(transform(DRAW)(starts, keys), one_by_one, rtol=0, atol=2e-5)
 
 
-def test_trajectory_is_what_stepping_by_hand_goes_through():
+def test_trajectory_keeps_the_states_in_the_order_asked_for():
     sampler = ancestral(SCHEDULE, clip=None)
-    update = jax.jit(functools.partial(sampler.update, NETWORK))
-    states = [jnp.asarray(noise())]
-    for step, t in enumerate(sampler.timesteps):
-        states.append(update(states[-1], jnp.full(5, t), jax.random.fold_in(KEY, step)))
     samples, kept = sample_trajectory(sampler, NETWORK, noise(), KEY, (7, 0, 12, 3))
+    _, everything = sample_trajectory(sampler, NETWORK, noise(), KEY, range(13))
     np.testing.assert_array_equal(kept[1], noise())  # state 0 is x_T,
     np.testing.assert_array_equal(kept[2], samples)  # state S is the sample,
-    np.testing.assert_array_equal(kept, np.stack([states[step] for step in (7, 0, 12, 3)]))
+    # and the others are those of the chain that keeps them all: two compilations
+    np.testing.assert_allclose(kept, everything[np.array([7, 0, 12, 3])], rtol=0, atol=2e-5)
 
 
 def test_trajectory_may_keep_nothing_or_everything():
@@ -257,15 +329,6 @@ def test_steps_that_the_chain_has_not_or_has_once_are_refused(at_steps):
     listed = ", ".join(map(str, at_steps))
     with pytest.raises(InvalidInput, match=rf"at_steps=\({listed},?\): expected different whole numbers in 0\.\.12"):
         sample_trajectory(ancestral(SCHEDULE), NETWORK, noise(), KEY, at_steps)
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr and of the jaxprs inside it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for parameter in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
-            if hasattr(parameter, "eqns"):
-                yield from equations(getattr(parameter, "jaxpr", parameter))
 
 
 def test_chain_is_one_scan_whatever_its_length():

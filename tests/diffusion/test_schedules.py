@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import jax_ddpm
-from jax_ddpm import InvalidInput, linear_schedule, schedule_from_betas
-from jax_ddpm.diffusion.schedules import NoiseSchedule, at
+from jax_ddpm import InvalidInput, linear_schedule, respace, schedule_from_betas
+from jax_ddpm.diffusion.schedules import MARGINALS, NoiseSchedule, at, at_level, at_times
 
 NAMES = ("linear", "quadratic", "sigmoid", "constant", "jsd", "cosine")
 RANGED = ("linear", "quadratic", "sigmoid")
@@ -304,3 +304,64 @@ def test_schedules_stack_and_map_over_the_stack():
     stack = jax.tree.map(lambda *tables: jnp.stack(tables), *schedules)
     picked = jax.vmap(lambda s, t: at(s.alphas_bar, t, t), in_axes=(0, None))(stack, jnp.array([0, 7]))
     np.testing.assert_array_equal(picked, [s.alphas_bar[[0, 7]] for s in schedules])
+
+
+def marginals_at(level) -> dict[str, np.ndarray]:
+    """The marginals from log σ, by e^2ℓ = (1-ᾱ)/ᾱ."""
+    odds = np.exp(2 * np.asarray(level, np.float64))
+    share = 1 / (1 + odds)
+    return {
+        "alphas_bar": share,
+        "sqrt_alphas_bar": np.sqrt(share),
+        "sqrt_one_minus_alphas_bar": np.sqrt(odds * share),
+        "log_one_minus_alphas_bar": -np.log1p(1 / odds),
+        "sqrt_recip_alphas_bar": np.sqrt(1 + odds),
+        "sqrt_recip_alphas_bar_minus_one": np.sqrt(odds),
+    }
+
+
+def test_marginals_at_a_level_follow_from_it():
+    level = np.array([-4.5, -1.0, 0.0, 0.3, 5.0])
+    with jax.enable_x64(True):
+        rows = at_level(linear_schedule(10, dtype=np.float64), jnp.asarray(level))
+    for name, expected in marginals_at(level).items():
+        np.testing.assert_allclose(getattr(rows, name), expected, rtol=1e-13)  # a few roundings of 2^-53
+    assert set(marginals_at(level)) == set(MARGINALS)
+
+
+def test_whole_times_are_rows_of_every_table_bit_for_bit():
+    schedule, times = linear_schedule(20), np.array([19, 0, 7, 7])
+    rows = at_times(schedule, jnp.asarray(times))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(rows, name), getattr(schedule, name)[times])
+
+
+def test_whole_times_of_a_shortened_chain_are_those_that_the_network_is_told():
+    short = respace(linear_schedule(20), [3, 7, 19])
+    rows = at_times(short, jnp.array([19, 3]))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(rows, name), getattr(short, name)[[2, 0]])
+
+
+def test_real_times_lie_between_in_log_sigma():
+    schedule = schedule_from_betas(np.linspace(0.01, 0.2, 20), np.float64)
+    levels = np.log(np.asarray(schedule.sqrt_one_minus_alphas_bar) / np.asarray(schedule.sqrt_alphas_bar))
+    times = np.array([0.0, 19.0, 6.0, 6.25, 18.9])
+    with jax.enable_x64(True):
+        rows = jax.jit(at_times)(schedule, times)
+        between = respace(schedule, np.sort(times))
+    expected = marginals_at(
+        [levels[0], levels[19], levels[6], 0.75 * levels[6] + 0.25 * levels[7], 0.1 * levels[18] + 0.9 * levels[19]]
+    )
+    np.testing.assert_array_equal(rows.timesteps, times)
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(rows, name), values, rtol=1e-11)  # of the tables' twelve digits
+        np.testing.assert_allclose(np.sort(getattr(rows, name)), np.sort(getattr(between, name)), rtol=1e-11)
+
+
+def test_levels_at_times_are_found_without_a_loop():
+    """For they are looked up at every step of a guided chain, which is one loop."""
+    for times in (jnp.arange(3), jnp.linspace(0.0, 5.0, 3)):
+        lookup = str(jax.make_jaxpr(lambda times: at_times(linear_schedule(20), times))(times))
+        assert "scan[" not in lookup
+        assert "while[" not in lookup

@@ -59,6 +59,12 @@ def test_without_a_terminal_progress_is_plain_lines(capsys):
     assert rate > 0
 
 
+def test_a_line_says_the_accuracy_where_there_is_one(capsys):
+    with Progress(start=0, total=10, batch_size=4) as progress:
+        progress.report(1, {"loss": 0.5, "accuracy": 0.25, "accuracy_q1": 1.0})
+    assert "step 1/10  loss 0.5000  accuracy 0.2500  " in capsys.readouterr().out
+
+
 def test_paused_time_does_not_count(monkeypatch):
     clock = iter([0.0, 10.0, 60.0, 61.0])  # made, paused from 10 to 60, reported at 61
     monkeypatch.setattr("jax_ddpm.training.logging.time.perf_counter", lambda: next(clock))

@@ -1,11 +1,15 @@
-"""Asking a run to stop."""
+"""Asking a run to stop, and what it says of several steps at once."""
 
 import os
 import signal
 import subprocess
 import sys
 
-from jax_ddpm.training.loop import stop_on_signals
+import numpy as np
+import pytest
+
+from jax_ddpm.training.loop import means_of, stop_on_signals
+from jax_ddpm.training.step import Tally
 from tests.commands.conftest import ROOT
 
 TWO_SIGNALS = """
@@ -34,3 +38,13 @@ def test_a_second_signal_kills():
     assert done.returncode == -signal.SIGTERM
     assert f"noted {int(signal.SIGTERM)}" in done.stdout
     assert "still here" not in done.stdout
+
+
+def test_scalars_are_averaged_over_steps_and_tallies_over_examples():
+    window = [{"loss": np.float32(1), "right": Tally(3, 4), "rare": Tally(0, 0)}]
+    window += [{"loss": np.float32(2), "right": Tally(0, 1), "rare": Tally(2, 5)}]
+    assert means_of(window) == pytest.approx({"loss": 1.5, "right": 3 / 5, "rare": 2 / 5})
+
+
+def test_a_mean_of_no_example_is_left_out():
+    assert means_of([{"loss": np.float32(1), "right": Tally(0, 0)}]) == {"loss": 1.0}

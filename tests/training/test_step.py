@@ -11,7 +11,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.ema import ema_decay, update_ema
 from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split_batch, to_devices
 from jax_ddpm.training.state import create_state
-from jax_ddpm.training.step import Prepared, make_train_step
+from jax_ddpm.training.step import Losses, Prepared, Tally, make_train_step
 
 BATCH = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3), "y": np.linspace(0, 2, 8, dtype=np.float32)}
 PARAMS = {"w": jnp.array([0.5, -0.2, 0.1]), "b": jnp.float32(0.3)}
@@ -26,7 +26,7 @@ def draw_noise(key, batch, history):
 
 def squared_error(params, batch, key):
     del key
-    return (batch["x"] @ params["w"] + params["b"] - batch["y"] - 0.1 * batch["noise"]) ** 2
+    return Losses((batch["x"] @ params["w"] + params["b"] - batch["y"] - 0.1 * batch["noise"]) ** 2, {})
 
 
 def new_state(optimizer, seed=0):
@@ -99,6 +99,37 @@ def test_weights_count_in_the_gradient_and_the_history_sees_the_losses_without_t
     assert int(state.timestep_history["calls"]) == 1
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_what_else_the_loss_finds_is_measured_in_the_order_of_the_batch_and_not_learned_from(accumulate):
+    def with_sign(params, batch, key):
+        losses = squared_error(params, batch, key)
+        return losses._replace(further={"large": losses.values > 1, "y": params["b"] * batch["y"]})
+
+    def measure(t, further):
+        early = t < 3
+        return {"early": Tally(jnp.sum(further["y"] * early), jnp.sum(early)), "large": Tally(further["large"].sum(), 8)}
+
+    optimizer = optax.sgd(0.1)
+    step = jax.jit(make_train_step(draw_noise, with_sign, optimizer, decay=0.9, accumulate=accumulate, measure=measure))
+    state, metrics = step(new_state(optimizer), BATCH)
+    plain, expected = jax.jit(make_step(optimizer, accumulate=accumulate))(new_state(optimizer), BATCH)
+    chex.assert_trees_all_close((state.params, metrics["loss"]), (plain.params, expected["loss"]), rtol=1e-6)
+    np.testing.assert_allclose(metrics["early"].total, 0.3 * BATCH["y"][:3].sum(dtype=float), rtol=1e-6)
+    assert int(metrics["early"].examples) == 3
+    noise = np.asarray(jax.random.normal(jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0], (8,)), np.float64)
+    error = BATCH["x"].astype(np.float64) @ [0.5, -0.2, 0.1] + 0.3 - BATCH["y"] - 0.1 * noise
+    assert int(metrics["large"].total) == (error**2 > 1).sum() > 0
+
+
+def test_an_average_that_keeps_nothing_is_the_parameters():
+    optimizer = optax.adam(1e-2)
+    step, state = jax.jit(make_step(optimizer, decay=0.0)), new_state(optimizer)
+    for _ in range(3):
+        state, _ = step(state, BATCH)
+        chex.assert_trees_all_equal(state.ema_params, state.params)
+    assert np.abs(state.params["w"] - PARAMS["w"]).max() > 1e-3
+
+
 class TrainStepVariants(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_shapes_types_and_values_do_not_depend_on_jit(self):
@@ -164,7 +195,7 @@ def test_randomness_depends_on_the_step_and_the_seed_alone():
 
 def test_parts_of_a_batch_have_their_own_key_for_the_loss():
     def random_loss(params, batch, key):
-        return params["b"] * 0 + jax.random.normal(key, batch["y"].shape)
+        return Losses(params["b"] * 0 + jax.random.normal(key, batch["y"].shape), {})
 
     optimizer = optax.sgd(0.0)
     step = jax.jit(make_train_step(draw_noise, random_loss, optimizer, decay=0.9, accumulate=4))

@@ -1,0 +1,95 @@
+"""The networks that a config names, and how they are called."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits, digits_classifier, digits_super_resolution
+from jax_ddpm import experiment
+from jax_ddpm.diffusion.low_resolution import LowResolution
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.classifier import NoisyClassifier
+
+
+def settings_of(module, **model):
+    config = module.get_config()
+    config.data.class_names = tuple("0123456789")
+    config.model.update(**model)
+    return config
+
+
+def test_a_classifier_knows_the_classes_of_its_data():
+    network = experiment.make_network(settings_of(digits_classifier))
+    assert isinstance(network, NoisyClassifier)
+    assert (network.num_classes, network.channels, network.block_resampling) == (10, 32, True)
+    with pytest.raises(InvalidInput, match=r"model\.network=noisy_classifier, but data\.class_names is empty"):
+        experiment.make_network(digits_classifier.get_config())
+
+
+@pytest.mark.parametrize(("dropout", "rows"), [(0.0, 10), (0.1, 11)])
+def test_a_network_whose_labels_are_dropped_knows_one_label_more(dropout, rows):
+    config = settings_of(digits, label_dropout=dropout)
+    shapes = jax.eval_shape(lambda key: experiment.init_params(config, key), jax.random.key(0))
+    assert shapes["label"]["embedding"].shape == (rows, 128)
+
+
+def test_settings_reach_the_network():
+    config = settings_of(digits, head_channels=16, block_resampling=True, low_res_size=4)
+    network = experiment.make_network(config)
+    assert (network.head_channels, network.block_resampling, network.low_resolution) == (16, True, True)
+    inputs = experiment.example_inputs(config)
+    assert {name: each.shape for name, each in inputs.items()} == {
+        **{"x": (1, 8, 8, 1), "t": (1,), "labels": (1,)},
+        **{"low_res": (1, 8, 8, 1), "low_res_t": (1,)},
+    }
+
+
+class Adding:
+    """A "network" that adds up what it is told."""
+
+    def apply(self, variables, xt, t, labels, *, train, rngs, low_res, low_res_t):
+        return xt + low_res + (100 * low_res_t + 1000 * labels + variables["params"])[:, None]
+
+
+def test_small_images_go_round_again_where_the_batch_is_there_twice():
+    xt, small = np.arange(3.0)[:, None], LowResolution(np.array([[10.0], [20.0], [30.0]]), np.array([1, 2, 3]))
+    denoiser = experiment.make_denoiser(Adding(), 0.5, np.array([1, 2, 3, 0, 0, 0]), low_resolution=small)
+    found = denoiser(np.concatenate([xt, xt]), np.zeros(6))[:, 0]
+    np.testing.assert_allclose(found, [1110.5, 2221.5, 3332.5, 110.5, 221.5, 332.5], rtol=1e-6)
+
+
+def test_a_network_that_enlarges_is_evaluated_on_the_image_made_small():
+    config = settings_of(digits_super_resolution)
+    x0 = np.full((2, 8, 8, 1), 0.25, np.float32)
+    small = experiment.small_images(config, x0)
+    np.testing.assert_allclose(small.image, x0, rtol=1e-6)
+    np.testing.assert_array_equal(small.t, [0, 0])
+    assert experiment.small_images(settings_of(digits), x0) is None
+
+
+def test_a_classifier_draws_nothing():
+    config = settings_of(digits_classifier)
+    for draw in (
+        lambda: experiment.make_sampler(config),
+        lambda: experiment.make_denoiser(experiment.make_network(config), {}, None),
+    ):
+        with pytest.raises(InvalidInput, match=r"which draws no images\. Expected one of model\.network=unet"):
+            draw()
+
+
+@pytest.mark.parametrize(
+    ("module", "metric", "message"),
+    [
+        (digits_classifier, "bits_per_dim", "eval.metrics=bits_per_dim: a classifier says nothing of how likely images are"),
+        (
+            digits,
+            "accuracy",
+            r"eval.metrics=accuracy is of a classifier, and model.network=unet\. Expected one of bits_per_dim,",
+        ),
+    ],
+)
+def test_metrics_are_of_one_kind_of_network(module, metric, message):
+    config = settings_of(module)
+    config.eval.metrics = (metric,)
+    with pytest.raises(InvalidInput, match=message):
+        experiment.chosen_metrics(config)
