@@ -1,0 +1,8 @@
+"""What is compiled here runs once: it is compiled as fast as can be."""
+
+import jax
+import torch
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_disable_most_optimizations", True)
+torch.set_num_threads(1)
