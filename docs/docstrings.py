@@ -10,7 +10,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = re.compile(r"^(Args|Attributes|Raises|Returns):$", re.MULTILINE)
-ENTRY = re.compile(r"^  (?P<names>[\w, ]+): (?P<rest>.*(?:\n    .*)*)", re.MULTILINE)
+ENTRY = re.compile(r"^  (?P<names>[\w, ]+(?:\n    [\w, ]+)*): (?P<rest>.*(?:\n    .*)*)", re.MULTILINE)
 WORD = re.compile(r"[a-z]{3,}")
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import stats
 from sklearn.datasets import load_sample_image
 
+from docs.figures.solvers import convergence, encoding
 from jax_ddpm import (
     NoiseSchedule,
     constant_schedule,
@@ -295,7 +296,7 @@ def upsampling() -> Figure:
     return figure
 
 
-FIGURES = (schedules, noising, posterior, vlb, vlb_trained, skips, upsampling)
+FIGURES = (schedules, noising, posterior, vlb, vlb_trained, skips, upsampling, convergence, encoding)
 
 
 def main() -> None:
