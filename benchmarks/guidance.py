@@ -79,6 +79,7 @@ def plot(table: list[list[Any]], real: float) -> None:
     right.set(xlabel="guidance scale", ylabel="standard deviation within a class, 0..255", ylim=(0, None))
     for axes in (left, right):
         axes.set_xscale("symlog", base=2, linthresh=0.5)
+        axes.set_xlim(-0.05, 9)
         axes.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)

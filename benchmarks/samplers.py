@@ -31,7 +31,8 @@ from jax_ddpm.data.pipeline import one_pass
 from jax_ddpm.data.transforms import to_float
 from jax_ddpm.evaluation.frechet import Moments, frechet_distance, moments
 from jax_ddpm.generation import Guide, make_generator, open_guide
-from jax_ddpm.pictures import grid, save_png
+from jax_ddpm.pictures import save_png
+from jax_ddpm.pictures import table as titled
 from jax_ddpm.runtime import configure
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
@@ -57,7 +58,7 @@ def few_rows() -> Iterator[Row]:
     for steps in (100, 20):
         yield Row("ancestral", {"name": "ancestral", "steps": steps}, deterministic=False)
     for steps in (50, 20, 10):
-        yield Row("DDIM, η = 0", {"name": "ddim", "steps": steps})
+        yield Row("DDIM, eta 0", {"name": "ddim", "steps": steps})
     yield Row("Heun", {"name": "heun", "steps": 10})
     for order, steps in ((2, 20), (2, 10), (3, 10)):
         yield Row(f"DPM-Solver++({order}M)", {"name": "dpm_solver_pp", "order": order, "steps": steps})
@@ -72,8 +73,8 @@ def all_rows() -> Iterator[Row]:
     for steps in (1000, 100, 50, 20):
         yield Row("ancestral", {"name": "ancestral", "steps": steps}, deterministic=False)
     for steps in (100, 50, 20, 10):
-        yield Row("DDIM, η = 0", {"name": "ddim", "steps": steps})
-    yield Row("DDIM, η = 1", {"name": "ddim", "steps": 50, "eta": 1.0}, deterministic=False)
+        yield Row("DDIM, eta 0", {"name": "ddim", "steps": steps})
+    yield Row("DDIM, eta 1", {"name": "ddim", "steps": 50, "eta": 1.0}, deterministic=False)
     for steps in (50, 20):
         yield Row("Euler", {"name": "euler", "steps": steps})
     for steps in (25, 10, 5):
@@ -157,8 +158,8 @@ def main() -> None:
         shown.append(images[:SHOWN])
     with (FIGURES / f"samplers_{given.name}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["sampler", "evaluations", "frechet", "rms", "ms"], *table])
-    size = config.data.image_size
-    save_png(FIGURES / f"samplers_{given.name}.png", grid(np.concatenate(shown), columns=SHOWN), image_size=size)
+    titles = [f"{label}: {evaluations}" for label, evaluations, *_ in table]
+    save_png(FIGURES / f"samplers_{given.name}.png", titled(np.stack(shown), [""] * SHOWN, titles))
 
 
 if __name__ == "__main__":
