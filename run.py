@@ -36,9 +36,8 @@ MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, whi
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; without --config the settings are those that the workdir holds."""
     config, workdir = written(argv, "config"), written(argv, "workdir")
-    for arg in argv[1:]:
-        if arg.startswith("--config."):
-            settings.check_name(arg.removeprefix("--config.").partition("=")[0])
+    for arg in (arg for arg in argv[1:] if arg.startswith("--config.")):
+        settings.check_name(arg.removeprefix("--config.").partition("=")[0])
     if config is not None:
         settings.check_file(config)
     elif workdir is not None:
@@ -64,7 +63,8 @@ def written(argv: list[str], flag: str) -> str | None:
 def main(_: list[str]) -> None:
     """Runs one command."""
     given = {flag.name: flag.value for flag in (TASK, IMAGES, MASK) if flag.value is not None}
-    choose("mode for --task, --images and --mask" if given else "mode", MODE.value, {"edit": ""} if given else MODES)
+    if choose("mode", MODE.value, MODES) != MODES["edit"] and given:
+        raise InvalidInput(f"--{next(iter(given))} needs --mode edit")
     (config := CONFIG.value).edit.update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
     configure(config.runtime.cpu_devices, config.runtime.compilation_cache, config.train.batch_size)

@@ -4,17 +4,19 @@
 
 For each sampler, `count` images from the same x_T:
 - Fréchet: the distance of their features to those of the training images, the features being what the classifier pools, told
-  t = 0. Only figures of as many images can be compared; what as many real images have is printed first.
+  t = 0. Only figures of as many images can be compared. What as many training images have, drawn with replacement, is printed
+  first: near that nothing is told apart.
 - RMS: how far, in 0..255, the deterministic ones are from the end of the same flow followed in 200 steps of DPM-Solver++(3M).
-- seconds an image, its compilation aside.
+- ms an image: medians of some rounds, in each of which every sampler draws one batch in turn.
 
 Writes docs/figures/samplers_NAME.csv, and samplers_NAME.png, a row a sampler.
 """
 
 import argparse
 import csv
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -28,7 +30,7 @@ from ml_collections import ConfigDict
 from jax_ddpm import experiment
 from jax_ddpm.config import read_config
 from jax_ddpm.data.pipeline import one_pass
-from jax_ddpm.data.transforms import to_float
+from jax_ddpm.data.transforms import to_float, to_uint8
 from jax_ddpm.evaluation.frechet import Moments, frechet_distance, moments
 from jax_ddpm.generation import Guide, make_generator, open_guide
 from jax_ddpm.pictures import save_png
@@ -38,8 +40,9 @@ from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
-BATCH = 200
+BATCH = 100
 SHOWN = 10
+FLOOR_DRAWS = 10
 
 
 class Row(NamedTuple):
@@ -89,16 +92,35 @@ def all_rows() -> Iterator[Row]:
         yield Row(f"UniPC-{order}", {"name": "unipc", "order": order, "steps": steps})
 
 
-def draw(config: ConfigDict, row: Row, mesh: Mesh, params: Any, count: int) -> tuple[np.ndarray, float, int]:
-    """[N, H, W, C] uint8 images, seconds an image, evaluations."""
+class Prepared(NamedTuple):
+    """A sampler that draws: how many images it is asked for -> [N, H, W, C] uint8; and its evaluations."""
+
+    draw: Callable[[int], np.ndarray]
+    evaluations: int
+
+
+def prepare(config: ConfigDict, row: Row, mesh: Mesh, params: Any) -> Prepared:
+    """The sampler with its settings; the first draw compiles it."""
     config = config.copy_and_resolve_references()
     config.sampler.update(**row.settings)
     config.sample.batch_size = BATCH
-    generate, labels = make_generator(config, mesh), experiment.chosen_labels(config, count)
-    next(generate(params, labels[:BATCH], 1))  # compiles
-    begin = time.perf_counter()
-    images = np.concatenate([batch for batch, _ in generate(params, labels, 0)])
-    return images, (time.perf_counter() - begin) / count, experiment.make_sampler(config).evaluations
+    generate = make_generator(config, mesh)
+
+    def draw(count: int) -> np.ndarray:
+        return np.concatenate([batch for batch, _ in generate(params, experiment.chosen_labels(config, count), 0)])
+
+    return Prepared(draw, experiment.make_sampler(config).evaluations)
+
+
+def milliseconds(samplers: list[Prepared], rounds: int) -> list[float]:
+    """An image takes so long with each: medians of rounds in which each draws a batch in turn."""
+    found: list[list[float]] = [[] for _ in samplers]
+    for _ in range(rounds):
+        for times, sampler in zip(found, samplers, strict=True):
+            begin = time.perf_counter()
+            sampler.draw(BATCH)
+            times.append((time.perf_counter() - begin) / BATCH * 1e3)
+    return [statistics.median(times) for times in found]
 
 
 def feature_moments(guide: Guide, images: np.ndarray) -> Moments:
@@ -109,18 +131,15 @@ def feature_moments(guide: Guide, images: np.ndarray) -> Moments:
         return cast(jax.Array, guide.network.apply({"params": guide.params}, x, np.zeros(len(x), np.int32), features=True))
 
     return moments(
-        np.concatenate([np.asarray(features(to_float(part))) for part in np.array_split(images, len(images) // BATCH)])
+        np.concatenate([np.asarray(features(to_float(part))) for part in np.array_split(images, max(len(images) // BATCH, 1))])
     )
 
 
-def real_images(config: ConfigDict, split: str, count: int = 0) -> np.ndarray:
-    """[N, H, W, C] uint8, the first `count` of a split or all of it."""
-    config = config.copy_and_resolve_references()
-    config.data.split = split
+def real_images(config: ConfigDict) -> np.ndarray:
+    """[N, H, W, C] uint8, those that the network was trained on, as it takes them."""
     fitted = {"image_size": config.data.image_size, "channels": config.data.channels}
-    source = experiment.make_source(config)
-    batches = one_pass(source, batch_size=BATCH, count=min(count, len(source)), **fitted)
-    return np.concatenate([np.rint(batch["image"][:real] * 127.5 + 127.5).astype(np.uint8) for batch, real in batches])
+    batches = one_pass(experiment.make_source(config), batch_size=BATCH, **fitted)
+    return np.concatenate([to_uint8(batch["image"][:real]) for batch, real in batches])
 
 
 def main() -> None:
@@ -130,6 +149,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", default=default)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--few", action="store_true", help="some of the samplers alone")
+    parser.add_argument("--rounds", type=int, default=3, help="of the timing; 0 takes no times")
     given = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     configure(0, "", BATCH)
@@ -139,25 +159,30 @@ def main() -> None:
     named.guidance.classifier = given.classifier
     guide = open_guide(named, mesh)
     assert guide is not None
-    distance = partial(frechet_distance, feature_moments(guide, real_images(config, "train")))
-    held_out = real_images(config, config.eval.split, given.count)
-    print(f"{len(held_out)} held-out real images: Fréchet {distance(feature_moments(guide, held_out)):.3f}", flush=True)
-    reference, *_ = draw(config, REFERENCE, mesh, params, given.count)
+    train = real_images(config)
+    distance = partial(frechet_distance, feature_moments(guide, train))
+    rng = np.random.default_rng(0)
+    floor = [distance(feature_moments(guide, train[rng.integers(len(train), size=given.count)])) for _ in range(FLOOR_DRAWS)]
+    print(f"{given.count} training images: Fréchet {np.mean(floor):.3f} ± {np.std(floor):.3f}", flush=True)
+    reference = prepare(config, REFERENCE, mesh, params).draw(given.count)
     print(f"{REFERENCE.label}, 200 steps: Fréchet {distance(feature_moments(guide, reference)):.3f}", flush=True)
 
-    shown, table = [], []
-    print("| sampler | evaluations | Fréchet | RMS | ms an image |\n|---|---|---|---|---|")
+    shown, table, samplers = [], [], []
     for row in few_rows() if given.few else all_rows():
-        images, seconds, evaluations = draw(config, row, mesh, params, given.count)
-        rms = np.sqrt(np.mean((images.astype(float) - reference) ** 2)) if row.deterministic else float("nan")
-        found = distance(feature_moments(guide, images))
-        table.append(
-            [row.label, evaluations, f"{found:.3f}", f"{rms:.2f}" if row.deterministic else "", f"{seconds * 1e3:.1f}"]
-        )
-        print("| " + " | ".join(map(str, table[-1])) + " |", flush=True)
+        sampler = prepare(config, row, mesh, params)
+        images = sampler.draw(given.count)
+        rms = f"{np.sqrt(np.mean((images.astype(float) - reference) ** 2)):.2f}" if row.deterministic else ""
+        table.append([row.label, sampler.evaluations, f"{distance(feature_moments(guide, images)):.3f}", rms])
+        print(*table[-1], sep=" | ", flush=True)
         shown.append(images[:SHOWN])
+        samplers.append(sampler)
+    if given.rounds:
+        table = [[*line, f"{taken:.1f}"] for line, taken in zip(table, milliseconds(samplers, given.rounds), strict=True)]
+    columns = ["sampler", "evaluations", "frechet", "rms", "ms"][: len(table[0])]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in table), flush=True)
     with (FIGURES / f"samplers_{given.name}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["sampler", "evaluations", "frechet", "rms", "ms"], *table])
+        csv.writer(file).writerows([columns, *table])
     titles = [f"{label}: {evaluations}" for label, evaluations, *_ in table]
     save_png(FIGURES / f"samplers_{given.name}.png", titled(np.stack(shown), [""] * SHOWN, titles))
 

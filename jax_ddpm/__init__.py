@@ -40,7 +40,8 @@ from jax_ddpm.diffusion.prediction import (
     x0_from_v,
 )
 from jax_ddpm.diffusion.respacing import respace, sampler_times, spaced_timesteps
-from jax_ddpm.diffusion.sampling import Sampler, ancestral, ddim, ddim_inverse, sample, sample_trajectory
+from jax_ddpm.diffusion.samplers import ancestral, ddim, ddim_inverse
+from jax_ddpm.diffusion.sampling import Sampler, sample, sample_trajectory
 from jax_ddpm.diffusion.schedules import (
     NoiseSchedule,
     constant_schedule,

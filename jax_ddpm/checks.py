@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment, objective
+from jax_ddpm.config import default_config
 from jax_ddpm.diffusion.losses import check_hybrid
 from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, check_prediction
 from jax_ddpm.errors import InvalidInput, choose
@@ -35,7 +36,8 @@ def check(config: ConfigDict) -> None:
     if not experiment.is_classifier(config):
         _check_variance_is_trained(config.diffusion)
         _check_end_is_trained(config)
-        _check_guidance(config)
+        _check_sampler(config)
+    _check_guidance(config)
     jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
     objective.make_optimizer(config)
     objective.make_timesteps(config)
@@ -87,14 +89,39 @@ def _check_guidance(config: ConfigDict) -> None:
     guidance = config.guidance
     choose("guidance.form", guidance.form or "mean", {"mean": None, "score": None})
     first, last = guidance.interval if len(guidance.interval) == 2 else (1, 0)
-    if not 0 <= first <= last <= 1:
+    if not (_are_numbers(guidance.interval) and 0 <= first <= last <= 1):
         raise InvalidInput(f"guidance.interval={guidance.interval}: expected two shares of the chain, such as (0.0, 1.0)")
+    if guidance.form and not guidance.classifier:
+        raise InvalidInput(f"guidance.form={guidance.form} says what a classifier moves: expected a guidance.classifier")
+    if (first, last) != (0, 1) and guidance.scale == 1 and not guidance.classifier:
+        raise InvalidInput(f"guidance.interval={guidance.interval}, but nothing guides: expected a guidance.scale, such as 2")
     free = guidance.scale != 1 and not guidance.classifier
     if free and not (config.model.class_conditional and config.model.label_dropout):
         raise InvalidInput(
             f"guidance.scale={guidance.scale}: this network was not trained to do without the class. Expected one with "
             "model.class_conditional and model.label_dropout, or a guidance.classifier"
         )
+
+
+def _are_numbers(values: Any) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
+def _check_sampler(config: ConfigDict) -> None:
+    """Raises InvalidInput for a setting that the sampler chosen has no use for, or a range that is none."""
+    settings, usual = config.sampler, default_config().sampler
+    used = choose("sampler.name", settings.name, experiment.SAMPLERS)[1]
+    for name in {each for _, names in experiment.SAMPLERS.values() for each in names} - set(used):
+        if settings[name] != usual[name]:
+            owners = [owner for owner, (_, names) in experiment.SAMPLERS.items() if name in names]
+            raise InvalidInput(
+                f"sampler.{name}={settings[name]} is not of {settings.name}: expected it with {' or '.join(owners)}"
+            )
+    if settings.clip != "dynamic" and settings.dynamic_quantile != usual.dynamic_quantile:
+        raise InvalidInput(f"sampler.dynamic_quantile={settings.dynamic_quantile}: expected it with sampler.clip=dynamic")
+    ends = settings.churn_range
+    if ends and not (len(ends) == 2 and _are_numbers(ends) and 0 <= ends[0] <= ends[1]):
+        raise InvalidInput(f"sampler.churn_range={ends}: expected two noise levels, such as (0.05, 50.0), or ()")
 
 
 _MORE_THAN_ZERO = {
@@ -106,7 +133,7 @@ _MORE_THAN_ZERO = {
         *("log_every", "checkpoint_every", "keep_last", "sample_count"),
     ),
     "sample": ("count", "batch_size"),
-    "edit": ("count", "jump", "resamples", "frames"),
+    "edit": ("count", "jump", "resamples"),
     "eval": ("batch_size", "ode_tolerance"),
 }
 _NOT_NEGATIVE = {
@@ -121,6 +148,7 @@ _NOT_NEGATIVE = {
 }
 _FRACTIONS = {
     "model": ("dropout", "label_dropout", "low_res_noise"),
+    "edit": ("low_res_noise",),
     "train": ("adam_b1", "adam_b2", "ema_decay"),
     "eval": ("ode_tolerance",),
 }
@@ -140,5 +168,7 @@ def _check_ranges(config: ConfigDict) -> None:
     check(_MORE_THAN_ZERO, lambda value: value > 0, "more than 0")
     check(_NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
     check(_FRACTIONS, lambda value: 0 <= value < 1, "at least 0 and less than 1")
+    if config.edit.frames < 2:
+        raise InvalidInput(f"edit.frames={config.edit.frames}: expected 2 or more, the first and the last among them")
     if config.seed < 0:
         raise InvalidInput(f"seed={config.seed}: expected 0 or more")

@@ -94,7 +94,7 @@ def default_config() -> ConfigDict:
     config.sampler = sampler = ConfigDict()
     sampler.name = "ancestral"  # ancestral, ddim, euler, heun, dpm_solver_pp, unipc
     sampler.steps = 0  # 0: as many as the chain has
-    sampler.spacing = ""  # linspace, leading, trailing, quad, karras, log_snr; 10,15,20 of as many parts; "": the sampler's own
+    sampler.spacing = ""  # linspace, leading, trailing, quad, ddim, karras, log_snr; 10,15,20 of as many parts; "": its own
     sampler.clip = "static"  # what is done to each estimate of x_0: static (held within [-1, 1]), dynamic, none
     sampler.dynamic_quantile = 0.995  # of |x_0|, at which dynamic clipping begins
     sampler.eta = 0.0  # of ddim: from 0, no noise, to 1, as much as the posterior has
@@ -109,7 +109,7 @@ def default_config() -> ConfigDict:
     guidance.scale = 1.0  # 1: as the class is in the data; more draws closer to what is typical of it
     guidance.classifier = ""  # the workdir of a noisy classifier; "": classifier-free, which needs model.label_dropout
     guidance.interval = (0.0, 1.0)  # the part of the chain in which it acts, from clean (0) to noise (1)
-    guidance.form = ""  # what a classifier moves: mean, score; "": the mean of ancestral and stochastic ones, else the score
+    guidance.form = ""  # what a classifier moves: mean, score; "": mean of ancestral and stochastic ones, else score
 
     config.edit = edit = ConfigDict()
     edit.task = ""  # what --mode edit does: inpaint, interpolate, encode, translate, sdedit, enlarge
@@ -123,6 +123,7 @@ def default_config() -> ConfigDict:
     edit.jump = 10  # of inpaint: steps in a stretch; a chain of no more is gone through once
     edit.strength = 0.5  # of sdedit: the part of the chain that is run, from nothing (0) to all of it (1)
     edit.spherical = True  # of interpolate: on the arc between two latents; else on the line
+    edit.low_res_noise = 0.0  # of enlarge: the share of the chain by which the small image is noised, up to model.low_res_noise
     edit.frames = 11  # states of the chain that are shown; of interpolate, the images from the first to the second
     edit.seed = 0
 
@@ -133,7 +134,7 @@ def default_config() -> ConfigDict:
     evaluation.batch_size = 64
     evaluation.seed = 0
     evaluation.clip = True  # hold x_0 within [-1, 1] at every step of the bound
-    evaluation.respacing = ""  # of the bound, as in sample
+    evaluation.respacing = ""  # steps of the bound: uniform50, quad50, ddim50, 10,15,20 of as many parts; "": every one
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 
     config.runtime = runtime = ConfigDict()

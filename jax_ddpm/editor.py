@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.config import default_config
 from jax_ddpm.diffusion.editing import inpaint, interpolate, noised_to_start, partial_chain
-from jax_ddpm.diffusion.low_resolution import low_resolution
+from jax_ddpm.diffusion.low_resolution import LowResolution, low_resolution
 from jax_ddpm.diffusion.prediction import Denoiser
-from jax_ddpm.diffusion.sampling import Sampler, ddim_inverse, sample, sample_trajectory
+from jax_ddpm.diffusion.samplers import ddim_inverse
+from jax_ddpm.diffusion.sampling import Sampler, sample, sample_trajectory
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import image_shape, known_classes, make_denoiser, make_network, make_sampler, make_schedule
-from jax_ddpm.generation import Guide, frame_steps, steer
+from jax_ddpm.generation import Guide, check_steering, frame_steps, steer
 from jax_ddpm.training.sharding import replicated, split_batch
 from jax_ddpm.training.state import Params
 
@@ -37,7 +38,8 @@ class Task(NamedTuple):
       run: takes `image` [B, H, W, C] in [-1, 1] and `label` [B], and what else the task is given; gives `result`, [B, H, W, C]
         or [B, results, H, W, C], and what is to be shown beside it.
       evaluations: how often the network is called for it.
-      titles: of the states [B, K, H, W, C] of the chain that `run` gives beside the results.
+      titles: of the states [B, K, H, W, C] of the chain that `run` gives beside the results; where these are several of an
+        image, those of the first.
       results: how many of an image.
     """
 
@@ -61,19 +63,28 @@ def _chain(
     Args:
       begins: title of the state from which it starts.
     """
+    check_steering(config, sampler, guide)
     nothing = {"image": jnp.zeros((1, *image_shape(config))), "mask": jnp.zeros((1, 1, 1, 1))}
     evaluations = adapt(sampler, nothing).evaluations
-    at_steps = frame_steps(evaluations, max(config.edit.frames, 2))
+    at_steps = frame_steps(evaluations, config.edit.frames)
 
     def run(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Arrays:
-        start_key, chain_key = jax.random.split(key)
-        small = low_resolution(make_schedule(config), given["small"], config.data.image_size) if "small" in given else None
+        start_key, chain_key, small_key = jax.random.split(key, 3)
+        small = _told(config, given["small"], small_key) if "small" in given else None
         guided, denoiser = steer(config, sampler, params, given["label"], guide, guide_params, small)
         x = start(sampler, given, start_key)
         result, states = sample_trajectory(adapt(guided, given), denoiser, x, chain_key, at_steps)
-        return {"result": result, "states": states.swapaxes(0, 1)}
+        told = {} if small is None else {"told": small.image}
+        return {"result": result, "states": states.swapaxes(0, 1), **told}
 
     return Task(run, evaluations, (begins, *(f"after {step}" for step in at_steps[1:-1]), "result"))
+
+
+def _told(config: ConfigDict, small: jax.Array, key: jax.Array) -> LowResolution:
+    """The small images as the network is told of them, noised by `edit.low_res_noise` of the chain."""
+    steps = jnp.full(len(small), round(config.edit.low_res_noise * config.diffusion.steps))
+    eps = jax.random.normal(key, small.shape, small.dtype)
+    return low_resolution(make_schedule(config), small, config.data.image_size, steps, eps)
 
 
 def _from_noise(config: ConfigDict) -> Callable[[Sampler, Arrays, jax.Array], jax.Array]:
@@ -104,7 +115,14 @@ def make_sdedit(config: ConfigDict, guide: Guide | None) -> Task:
 
 
 def make_enlarge(config: ConfigDict, guide: Guide | None) -> Task:
-    """Draws images of which `small` [B, h, w, C] are what a network for that, with model.low_res_size, is told."""
+    """Draws images of which `small` [B, h, w, C] are what a network for that, with model.low_res_size, is told.
+
+    Raises:
+      InvalidInput: more noise on the small images than there was in training.
+    """
+    asked, known = config.edit.low_res_noise, config.model.low_res_noise
+    if asked > known:
+        raise InvalidInput(f"edit.low_res_noise={asked}: expected at most {known}, the model.low_res_noise of the training")
     return _chain(config, guide, make_sampler(config), start=_from_noise(config))
 
 
@@ -112,7 +130,7 @@ def make_encode(config: ConfigDict, guide: Guide | None) -> Task:
     """Images to noise, `latent`, and back again; without guidance, which has no way back."""
     config = deterministic(config)
     up, down = both_ways(config)
-    at_steps = frame_steps(up.evaluations, max(math.ceil(config.edit.frames / 2), 2))
+    at_steps, titles = _there_and_back(config, up)
 
     def run(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Arrays:
         denoiser = _own(config, params, given["label"])
@@ -120,31 +138,40 @@ def make_encode(config: ConfigDict, guide: Guide | None) -> Task:
         result, falling = sample_trajectory(down, denoiser, latent, key, at_steps)
         return {"result": result, "latent": latent, "states": jnp.concatenate([rising, falling[1:]]).swapaxes(0, 1)}
 
-    between = at_steps[1:-1]
-    there, back = [f"up {step}" for step in between], [f"down {step}" for step in between]
-    return Task(run, 2 * up.evaluations, ("input", *there, "noise", *back, "result"))
+    return Task(run, up.evaluations + down.evaluations, titles)
+
+
+def _there_and_back(config: ConfigDict, up: Sampler) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """After how many steps to look at the chain, on each way, and the titles of what is seen on both."""
+    at_steps = frame_steps(up.evaluations, max(math.ceil(config.edit.frames / 2), 2))
+    there, back = ([f"{way} {step}" for step in at_steps[1:-1]] for way in ("up", "down"))
+    return at_steps, ("input", *there, "noise", *back, "result")
 
 
 def make_translate(config: ConfigDict, guide: Guide | None) -> Task:
     """Encodes each image as what it is, and decodes its noise as each of `targets` [B, results], guided to it."""
     config = deterministic(config)
     up, down = both_ways(config)
+    check_steering(config, down, guide)
+    at_steps, titles = _there_and_back(config, up)
 
     def run(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Arrays:
-        latent = sample(up, _own(config, params, given["label"]), given["image"], key)
+        latent, rising = sample_trajectory(up, _own(config, params, given["label"]), given["image"], key, at_steps)
         wanted = given["targets"]
         repeated = jnp.repeat(latent, wanted.shape[1], axis=0)
         guided, denoiser = steer(config, down, params, wanted.reshape(-1), guide, guide_params)
-        result = sample(guided, denoiser, repeated, key)
-        return {"result": result.reshape(*wanted.shape, *latent.shape[1:]), "latent": latent}
+        result, falling = sample_trajectory(guided, denoiser, repeated, key, at_steps)
+        states = jnp.concatenate([rising, falling[1:, :: wanted.shape[1]]]).swapaxes(0, 1)
+        return {"result": result.reshape(*wanted.shape, *latent.shape[1:]), "latent": latent, "states": states}
 
-    return Task(run, up.evaluations + down.evaluations, results=len(targets(config)))
+    return Task(run, up.evaluations + down.evaluations, titles, len(targets(config)))
 
 
 def make_interpolate(config: ConfigDict, guide: Guide | None) -> Task:
     """Encodes each image and `image_2`, and decodes what lies between the two, each as `labels` [B, results] says."""
     config = deterministic(config)
     up, down = both_ways(config)
+    check_steering(config, down, guide)
     weights = jnp.linspace(0, 1, config.edit.frames)
 
     def run(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Arrays:
@@ -155,7 +182,7 @@ def make_interpolate(config: ConfigDict, guide: Guide | None) -> Task:
         wanted = given["labels"].reshape(-1)
         guided, denoiser = steer(config, down, params, wanted, guide, guide_params)
         result = sample(guided, denoiser, between.reshape(-1, *first.shape[1:]), key)
-        return {"result": result.reshape(between.shape)}
+        return {"result": result.reshape(between.shape), "latent": between}
 
     return Task(run, up.evaluations + down.evaluations, results=config.edit.frames)
 
@@ -168,6 +195,26 @@ TASKS: dict[str, Callable[[ConfigDict, Guide | None], Task]] = {
     "sdedit": make_sdedit,
     "enlarge": make_enlarge,
 }
+USES: dict[str, tuple[str, ...]] = {
+    "inpaint": ("mask", "region", "resamples", "jump"),
+    "interpolate": ("spherical",),
+    "translate": ("targets",),
+    "sdedit": ("strength",),
+    "enlarge": ("low_res_noise",),
+}
+"""The settings in `edit` that one task alone heeds; all heed the others."""
+
+
+def check_used(config: ConfigDict) -> None:
+    """Raises InvalidInput where something is asked for that `edit.task` does nothing with."""
+    edit, usual = config.edit, default_config().edit
+    for task, names in USES.items():
+        for name in names if task != edit.task else ():
+            if edit[name] != usual[name]:
+                asked = f"--mask {edit.mask}" if name == "mask" else f"edit.{name}={edit[name]}"
+                raise InvalidInput(f"{asked} is for --task {task}: {edit.task} does nothing with it. Expected it left out")
+    if edit.mask and edit.region != usual.region:
+        raise InvalidInput(f"edit.region={edit.region} beside --mask {edit.mask}: expected one of them")
 
 
 def targets(config: ConfigDict) -> tuple[int, ...]:
@@ -192,7 +239,9 @@ def deterministic(config: ConfigDict) -> ConfigDict:
     if sampler.name not in (usual.name, "ddim") or sampler.eta:
         asked = f"sampler.eta={sampler.eta}" if sampler.eta else f"sampler.name={sampler.name}"
         raise InvalidInput(f"{asked}: what is encoded goes up the chain and down again, as ddim alone does, with sampler.eta=0")
-    sampler.name, sampler.steps = "ddim", sampler.steps or min(ENCODING_STEPS, config.diffusion.steps)
+    sampler.name = "ddim"
+    if "," not in sampler.spacing:  # which would say itself how many steps there are
+        sampler.steps = sampler.steps or min(ENCODING_STEPS, config.diffusion.steps)
     sampler.clip = "none" if sampler.clip == usual.clip else sampler.clip  # clipping on the way down would not be undone
     return config
 
@@ -201,7 +250,7 @@ def both_ways(config: ConfigDict) -> tuple[Sampler, Sampler]:
     """The sampler that encodes and the one that decodes, with `deterministic` settings."""
     down, settings = make_sampler(config), config.sampler
     spacing = {"spacing": settings.spacing} if settings.spacing else {}
-    up = ddim_inverse(make_schedule(config), steps=settings.steps, prediction=config.diffusion.prediction, **spacing)
+    up = ddim_inverse(make_schedule(config), steps=settings.steps or None, prediction=config.diffusion.prediction, **spacing)
     return up, down
 
 

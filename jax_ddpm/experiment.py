@@ -15,7 +15,8 @@ from jax_ddpm.diffusion.low_resolution import LowResolution, low_resolution, shr
 from jax_ddpm.diffusion.ode import check_flow, ode_bits_per_dim
 from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, Clip, Denoiser, dynamic_threshold, static_clip
 from jax_ddpm.diffusion.respacing import respace
-from jax_ddpm.diffusion.sampling import Sampler, ancestral, ddim
+from jax_ddpm.diffusion.samplers import ancestral, ddim
+from jax_ddpm.diffusion.sampling import Sampler
 from jax_ddpm.diffusion.schedules import (
     NoiseSchedule,
     constant_schedule,
@@ -26,7 +27,7 @@ from jax_ddpm.diffusion.schedules import (
     sigmoid_schedule,
     zero_terminal_snr,
 )
-from jax_ddpm.diffusion.solvers import EVERYWHERE, dpm_solver_pp, euler, heun, unipc
+from jax_ddpm.diffusion.solvers import dpm_solver_pp, euler, heun, unipc
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.evaluation.accuracy import Answers, answers
 from jax_ddpm.models.classifier import NoisyClassifier
@@ -44,13 +45,14 @@ SCHEDULES: dict[str, Callable[[ConfigDict], NoiseSchedule]] = {
     "constant": lambda c: constant_schedule(c.steps, c.beta_end),
     "jsd": lambda c: jsd_schedule(c.steps),
 }
-SAMPLERS: dict[str, Callable[[ConfigDict], Callable[..., Sampler]]] = {
-    "ancestral": lambda c: partial(ancestral, variance=c.diffusion.variance),
-    "ddim": lambda c: partial(ddim, eta=c.sampler.eta, rederive_eps=c.sampler.rederive_eps),
-    "euler": lambda c: partial(euler, **_churn(c.sampler)),
-    "heun": lambda c: partial(heun, **_churn(c.sampler)),
-    "dpm_solver_pp": lambda c: partial(dpm_solver_pp, order=c.sampler.order, stochastic=c.sampler.stochastic),
-    "unipc": lambda c: partial(unipc, order=c.sampler.order),
+_CHURN = ("churn", "churn_range", "churn_noise")
+SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[str, ...]]] = {  # and the settings that are its own
+    "ancestral": (ancestral, ()),
+    "ddim": (ddim, ("eta", "rederive_eps")),
+    "euler": (euler, _CHURN),
+    "heun": (heun, _CHURN),
+    "dpm_solver_pp": (dpm_solver_pp, ("order", "stochastic")),
+    "unipc": (unipc, ("order",)),
 }
 CLIPS: dict[str, Callable[[ConfigDict], Clip | None]] = {
     "static": lambda c: static_clip,
@@ -69,14 +71,6 @@ _NOT_SHORTER = (
     "diffusion.variance=learned is the variance of one step of the whole chain. Expected learned_range, which fits any chain, "
     "or every step"
 )
-
-
-def _churn(settings: ConfigDict) -> dict[str, Any]:
-    return {
-        "churn": settings.churn,
-        "churn_range": tuple(settings.churn_range) or EVERYWHERE,
-        "churn_noise": settings.churn_noise,
-    }
 
 
 def make_schedule(config: ConfigDict) -> NoiseSchedule:
@@ -225,14 +219,14 @@ def make_sampler(config: ConfigDict, schedule: NoiseSchedule | None = None) -> S
     if is_classifier(config):
         raise InvalidInput(_DRAWS_NOTHING)
     settings, schedule = config.sampler, schedule or make_schedule(config)
-    make = choose("sampler.name", settings.name, SAMPLERS)(config)
-    sampler = make(
-        schedule,
-        steps=settings.steps or None,
-        prediction=config.diffusion.prediction,
-        clip=choose("sampler.clip", settings.clip, CLIPS)(settings),
-        **({"spacing": settings.spacing} if settings.spacing else {}),
-    )
+    make, names = choose("sampler.name", settings.name, SAMPLERS)
+    own = {name: settings[name] for name in names if settings[name] != ()}
+    if settings.name == "ancestral":
+        own["variance"] = config.diffusion.variance
+    if settings.spacing:
+        own["spacing"] = settings.spacing
+    clip = choose("sampler.clip", settings.clip, CLIPS)(settings)
+    sampler = make(schedule, steps=settings.steps or None, prediction=config.diffusion.prediction, clip=clip, **own)
     if sampler.learned == "learned" and len(sampler.rows) < len(schedule.betas):
         raise InvalidInput(f"sampler.steps={settings.steps}: {_NOT_SHORTER}")
     return sampler

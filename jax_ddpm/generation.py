@@ -1,5 +1,6 @@
 """Images from parameters: the sampler and the guidance that a config names, run in batches over all devices."""
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,9 @@ from jax_ddpm.training.state import Params
 Generator = Callable[[Params, np.ndarray, int], Iterator[tuple[np.ndarray, np.ndarray]]]
 """(params, labels [N], seed) -> batches of images [B, H, W, C] and of the chain's kept states [K, B, H, W, C], all uint8."""
 
-_LONGEST_NAME = 60  # of a setting in a folder's name: file systems allow 255 bytes for all
+_LONGEST_NAME = 120  # bytes of a folder's name: file systems allow 255, and more may be put before it
+_IMAGES = ("data.image_size", "data.channels", "data.class_names")
+_NOISE = tuple(f"diffusion.{name}" for name in ("schedule", "steps", "beta_start", "beta_end", "zero_terminal_snr"))
 
 
 class Guide(NamedTuple):
@@ -51,18 +54,19 @@ def open_guide(config: ConfigDict, mesh: Mesh) -> Guide | None:
     """The classifier that `guidance.classifier` names, if it names one.
 
     Raises:
-      InvalidInput: there is no such run, it is none of a classifier, or one of other images or classes.
+      InvalidInput: there is no such run, it is none of a classifier, or one of other images, classes or noise.
     """
     if not config.guidance.classifier:
         return None
-    workdir = Path(config.guidance.classifier)
+    workdir = Path(config.guidance.classifier).expanduser()
     settings = read_config(workdir)
     network = make_network(settings)
     if not isinstance(network, NoisyClassifier):
         raise InvalidInput(
             f"guidance.classifier={workdir}: that run is of a U-Net. Expected one of model.network=noisy_classifier"
         )
-    for name in ("data.image_size", "data.channels", "data.class_names", "diffusion.schedule", "diffusion.steps"):
+    noised_alike = np.array_equal(make_schedule(config).betas, make_schedule(settings).betas)
+    for name in _IMAGES if noised_alike else _IMAGES + _NOISE:  # not every schedule heeds every one of its settings
         group, key = name.split(".")
         own, theirs = config[group][key], settings[group][key]
         if own != theirs:
@@ -91,10 +95,9 @@ def steer(
     last = config.diffusion.steps - 1
     interval = tuple(share * last for share in guidance.interval)
     if guide is None and guidance.scale != 1:
-        both = jax.tree.map(lambda each: jnp.concatenate([each, each]), small)  # for the batch that is twice as large
 
         def labelled(xt: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
-            return make_denoiser(network, params, labels, low_resolution=both)(xt, t)
+            return make_denoiser(network, params, labels, low_resolution=small)(xt, t)
 
         null_label = num_classes(config)
         return sampler, classifier_free(labelled, labels, null_label=null_label, scale=guidance.scale, interval=interval)
@@ -107,17 +110,25 @@ def steer(
         return cast(jax.Array, guide.network.apply(knowing, xt, t))
 
     options = {"scale": guidance.scale, "interval": interval}
-    if (guidance.form or _usual_form(config)) == "mean":
+    if _form(config) == "mean":
         return guided_mean(sampler, classifier, labels, **options), denoiser
     prediction = config.diffusion.prediction
     return sampler, classifier_guided(denoiser, classifier, labels, make_schedule(config), prediction=prediction, **options)
 
 
-def _usual_form(config: ConfigDict) -> str:
-    """What a classifier moves: the mean of samplers with the reverse process' own noise, else the score."""
+def _form(config: ConfigDict) -> str:
+    """What a classifier moves: unless asked otherwise the mean of samplers with the reverse process' noise, else the score."""
     settings = config.sampler
     stochastic = settings.name == "ancestral" or (settings.name == "dpm_solver_pp" and settings.stochastic)
-    return "mean" if stochastic else "score"
+    return str(config.guidance.form or ("mean" if stochastic else "score"))
+
+
+def check_steering(config: ConfigDict, sampler: Sampler, guide: Guide | None) -> None:
+    """Raises InvalidInput where the guide cannot move what `guidance.form` says; nothing is computed."""
+    try:
+        steer(config, sampler, None, jnp.zeros(1, jnp.int32), guide)
+    except InvalidInput as error:
+        raise InvalidInput(f"guidance.form={_form(config)}: {error}") from error
 
 
 def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ()) -> Generator:
@@ -128,6 +139,8 @@ def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ())
 
     Args:
       at_steps: after how many evaluations the state of the chain is kept.
+    Raises:
+      InvalidInput: settings with which nothing can be drawn.
     """
     if config.model.low_res_size:
         raise InvalidInput(
@@ -135,6 +148,7 @@ def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ())
             "Expected --mode edit --task enlarge"
         )
     sampler, guide = make_sampler(config), open_guide(config, mesh)
+    check_steering(config, sampler, guide)
     batch, whole = split_batch(mesh), replicated(mesh)
 
     @partial(jax.jit, in_shardings=(whole, whole, batch, whole))
@@ -171,13 +185,26 @@ def grid_columns(config: ConfigDict, count: int) -> int:
 def folder_name(config: ConfigDict, step: int, seed: int, *groups: str) -> str:
     """Where images go: another folder for another seed, sampler or guidance, so that none take the place of others.
 
+    Files and folders count by their names, wherever they lie. What makes the name too long is replaced by a hash.
+
     Args:
       groups: of settings that count besides.
     """
-    usual, parts = default_config(), [f"step_{step:07d}"]
+    usual, parts = default_config(), []
     for group in ("sampler", "guidance", *groups):
-        for name, value in config[group].items():
+        for name, value in sorted(config[group].items(), key=lambda item: item[0] != "name"):  # first of all what is set
             if value != usual[group][name] and name not in ("task", "seed"):
-                said = re.sub(r"[^\w.]+", "-", str(value)).strip("-")[-_LONGEST_NAME:]
+                said = re.sub(r"[^\w.]+", "-", Path(value).name if isinstance(value, str) else str(value)).strip("-")
                 parts.append(said if name == "name" else f"{name}_{said}")
-    return "_".join([*parts, f"seed_{seed}"])
+    begin, end = f"step_{step:07d}_", f"seed_{seed}"
+    settings = "".join(f"{part}_" for part in parts)
+    return begin + _shortened(settings, _LONGEST_NAME - len(begin + end)) + end
+
+
+def _shortened(text: str, size: int) -> str:
+    """The text, or where it has more bytes than `size`, its beginning and a hash of it all."""
+    encoded = text.encode()
+    if len(encoded) <= size:
+        return text
+    ending = f"-{hashlib.blake2s(encoded, digest_size=4).hexdigest()}_"
+    return encoded[: size - len(ending)].decode(errors="ignore") + ending

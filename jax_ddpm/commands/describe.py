@@ -103,6 +103,8 @@ def _describe_results(config: ConfigDict) -> list[str]:
     if experiment.is_classifier(config):
         return [f"  accuracy.png: how often it is right of the images of {config.eval.split!r}, by how much noise there is"]
     when = f"every {train.sample_every:,} steps and at the end" if train.sample_every else "at the end"
+    if config.model.low_res_size:
+        return [f"  samples/: {train.sample_count} images of {config.eval.split!r}, made small and enlarged again, {when}"]
     return [f"  samples/: {train.sample_count} images and the chain they come from, {when}"]
 
 

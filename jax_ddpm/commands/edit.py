@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jax_ddpm.config import to_dict
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.edit_inputs import Given, as_arrays, read_given
-from jax_ddpm.editor import TASKS, Task, make_editor
+from jax_ddpm.editor import TASKS, Task, check_used, make_editor
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.files import write_whole
 from jax_ddpm.generation import folder_name, open_guide
@@ -39,15 +39,18 @@ def main(config: ConfigDict, workdir: Path) -> None:
 def edit(config: ConfigDict, workdir: Path) -> Edited:
     """Does `edit.task` to images with the averaged parameters of the newest checkpoint, and writes what becomes of them.
 
-    Into workdir/edits/TASK_step_…_seed_…/: picture.png, which shows what was given, states on the way and the results; each
-    result as a PNG of its true size; samples.npz with the results as arr_0, what was given (image and mask as uint8, label) and
-    the noise that stands for the images, latent; edit.json with the settings.
+    Into workdir/edits/TASK_step_…_seed_…/: picture.png, which shows what was given, states on the way and the results; of
+    translations also steps.png, with the states on the way to the first class wanted; each result as a PNG of its true size;
+    samples.npz with the results as arr_0, what was given (image and mask as uint8, label) and the noise that stands for the
+    images, latent; edit.json with the settings.
 
     Raises:
-      InvalidInput: no such task, or images, labels or settings with which the network cannot do it.
+      InvalidInput: no such task, images, labels or settings with which the network cannot do it, or settings that it does
+        nothing with.
     """
     asked = config.edit.task
     make_task = choose("--task", asked, TASKS)
+    check_used(config)
     mesh = make_mesh()
     params, step = open_run(config, workdir, mesh)
     if (asked == "enlarge") != (config.model.low_res_size > 0):
@@ -64,6 +67,8 @@ def edit(config: ConfigDict, workdir: Path) -> Edited:
     directory = workdir / "edits" / f"{asked}_{folder_name(config, step, config.edit.seed, 'edit')}"
     _write(directory, results, given, made)
     picture = save_png(directory / "picture.png", PICTURES[asked](config, task, given, made))
+    if asked == "translate":
+        print(f"steps: {save_png(directory / 'steps.png', _show_way(config, task, given, made))}")
     _note(directory / "edit.json", config, task, {"checkpoint": step, **_error(asked, results, given)})
     return Edited(results, given, picture)
 
@@ -102,6 +107,9 @@ def _show_states(config: ConfigDict, task: Task, given: Given, made: Given) -> n
         titles.insert(0, "kept")
     if "small" in given:
         scale = config.data.image_size // config.model.low_res_size
+        if config.edit.low_res_noise:
+            columns.insert(0, to_uint8(made["told"]))
+            titles.insert(0, "noised")
         columns.insert(0, given["small"].repeat(scale, axis=1).repeat(scale, axis=2))
         titles.insert(0, "small")
     if titles[0] != "input":
@@ -117,15 +125,22 @@ def _show_targets(config: ConfigDict, task: Task, given: Given, made: Given) -> 
     return table(np.concatenate([before, to_uint8(made["result"])], axis=1), titles, _class_names(config, given["label"]))
 
 
+def _show_way(config: ConfigDict, task: Task, given: Given, made: Given) -> np.ndarray:
+    """The states of the chain from each image up to its noise and down to the first class wanted, a row an image."""
+    own, wanted = (_class_names(config, labels) for labels in (given["label"], given["targets"][:, 0]))
+    names = [f"{before} as {after}".strip() for before, after in zip(own, wanted, strict=True)]
+    return table(to_uint8(made["states"]), task.titles, names)
+
+
 def _show_pairs(config: ConfigDict, task: Task, given: Given, made: Given) -> np.ndarray:
-    """From image to image by way of their latents, and below it of their pixels."""
+    """From image to image: the noise on the way, what it is of, and for comparison the way through the pixels."""
     weights = np.linspace(0, 1, config.edit.frames)
     first, second = (given[name].astype(float)[:, None] for name in ("image", "image_2"))
     share = weights.reshape(1, -1, 1, 1, 1)
     faded = np.rint((1 - share) * first + share * second).astype(np.uint8)
-    rows = np.stack([to_uint8(made["result"]), faded], axis=1)
+    rows = np.stack([to_uint8(made["latent"]), to_uint8(made["result"]), faded], axis=1)
     titles = ["first", *(f"{weight:.2g}" for weight in weights[1:-1]), "second"]
-    return table(rows.reshape(-1, *rows.shape[2:]), titles, ["latents", "pixels"] * len(rows))
+    return table(rows.reshape(-1, *rows.shape[2:]), titles, ["noise", "result", "pixels"] * len(rows))
 
 
 PICTURES: dict[str, Callable[[ConfigDict, Task, Given, Given], np.ndarray]] = {

@@ -32,6 +32,7 @@ from jax_ddpm.training.sharding import make_mesh, replicated, split_batch
 from jax_ddpm.training.state import Params
 
 TABLE_ROWS = 10
+NOTE_SEEN = "note: the run was trained on these images, or some of them; name others by --config.eval.split or data.directory"
 
 
 class Held(NamedTuple):
@@ -57,11 +58,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh()
     params, step = open_run(config, workdir, mesh)
     held = hold(config, mesh, params, held_out(config))
-    seen = _seen_in_training(config, workdir)
+    seen = seen_in_training(config, workdir)
     if seen:
-        print(
-            "note: the run was trained on these images, or some of them; name others by --config.eval.split or data.directory"
-        )
+        print(NOTE_SEEN)
     print(f"evaluating step {step} of {workdir} on {held.images:,} images ...", flush=True)
 
     directory = workdir / "evaluation" / _folder_name(config, step)
@@ -111,7 +110,7 @@ def _check_labels(config: ConfigDict, source: Source) -> None:
         )
 
 
-def _seen_in_training(config: ConfigDict, workdir: Path) -> bool:
+def seen_in_training(config: ConfigDict, workdir: Path) -> bool:
     """Whether the images are, or may be, among those that the run was trained on."""
     trained = read_config(workdir).data
     if config.data.name == "folder":  # which has no splits
@@ -146,7 +145,7 @@ def _report_accuracy(held: Held, directory: Path) -> dict[str, Any]:
     found = judge_classifier(held)
     print(f"accuracy: {found}")
     print("\n".join(accuracy_table(found.levels)))
-    show_accuracy(directory / "accuracy.png", found)
+    show_accuracy(directory / "accuracy.png", found, which_images(held))
     chance = 1 / len(held.config.data.class_names)
     by_noise = {name: [level._asdict() for level in getattr(found, name)] for name in ("levels", "quarters")}
     return {**_as_json(found.overall), "chance": chance, **by_noise}
@@ -163,10 +162,16 @@ def accuracy_table(levels: Iterable[Level]) -> list[str]:
     return [f"  {'t':>13}{'accuracy':>12}{'standard error':>18}", *rows]
 
 
-def show_accuracy(path: Path, found: AccuracySummary) -> Path:
-    """A picture of accuracy against t."""
+def which_images(held: Held) -> str:
+    """What the images are called: their source and, where it has splits, which one they are of."""
+    name = held.source.name
+    return name if name == "folder" else f"{name}, {held.config.eval.split}"
+
+
+def show_accuracy(path: Path, found: AccuracySummary, images: str) -> Path:
+    """A picture of accuracy against t, on images that are called so."""
     middles = [(each.first + each.last) / 2 for each in found.levels]
-    return curve(path, middles, [each.accuracy for each in found.levels], xlabel="t", ylabel="accuracy on images held out")
+    return curve(path, middles, [each.accuracy for each in found.levels], xlabel="t", ylabel=f"accuracy on images of {images}")
 
 
 REPORTS: dict[str, Callable[[Held, Path], dict[str, Any]]] = {

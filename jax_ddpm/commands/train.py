@@ -16,7 +16,16 @@ from ml_collections import ConfigDict
 from jax_ddpm import experiment, objective
 from jax_ddpm.checks import check
 from jax_ddpm.commands.edit import PICTURES
-from jax_ddpm.commands.evaluate import accuracy_table, held_out, hold, judge_classifier, show_accuracy
+from jax_ddpm.commands.evaluate import (
+    NOTE_SEEN,
+    accuracy_table,
+    held_out,
+    hold,
+    judge_classifier,
+    seen_in_training,
+    show_accuracy,
+    which_images,
+)
 from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources import Source, read_image
@@ -176,15 +185,19 @@ def _make_results(config: ConfigDict, mesh: Mesh, workdir: Path) -> tuple[DrawSa
 
 
 def _make_judge(config: ConfigDict, mesh: Mesh, workdir: Path) -> ShowResults:
-    """Prints how often a classifier is right of images held out, by quarter of the chain, and draws it by tenth."""
+    """Prints how often a classifier is right of the images of `eval.split`, by quarter of the chain, and draws it by tenth."""
     source = held_out(config)
 
     def judge(state: TrainState) -> None:
-        print(f"judging images of {source.name}, {config.eval.split} ...", flush=True)
-        found = judge_classifier(hold(config, mesh, state.ema_params, source))
-        picture = show_accuracy(workdir / "accuracy.png", found)
+        held = hold(config, mesh, state.ema_params, source)
+        images = which_images(held)
+        print(f"judging images of {images} ...", flush=True)
+        if seen_in_training(config, workdir):
+            print(NOTE_SEEN)
+        found = judge_classifier(held)
+        picture = show_accuracy(workdir / "accuracy.png", found, images)
         table = "\n".join(accuracy_table(found.quarters))
-        print(f"accuracy on images held out: {found}\n{table}\naccuracy by noise: {picture}", flush=True)
+        print(f"accuracy on images of {images}: {found}\n{table}\naccuracy by noise: {picture}", flush=True)
 
     return judge
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from jax_ddpm.diffusion.gaussian import q_sample
 from jax_ddpm.diffusion.prediction import Clip, Denoiser
-from jax_ddpm.diffusion.respacing import respace
-from jax_ddpm.diffusion.sampling import Sampler, Spacing, ddim, ddim_inverse, sample
+from jax_ddpm.diffusion.respacing import Spacing, respace
+from jax_ddpm.diffusion.samplers import ddim, ddim_inverse
+from jax_ddpm.diffusion.sampling import Sampler, sample
 from jax_ddpm.diffusion.schedules import NoiseSchedule
 from jax_ddpm.errors import InvalidInput
 

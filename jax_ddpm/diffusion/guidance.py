@@ -96,23 +96,28 @@ def guided_mean(
 
     x_{t-1} ~ N(μ + s σ_t² ∇ log p(y | x_t), σ_t²)        (Dhariwal & Nichol 2021, algorithm 1)
 
-    σ_t² is the variance of the step, at the last one too, though no noise is added there. It has to be that of the reverse
-    process: so this is for `ancestral`, for `ddim` with eta = 1 and for the stochastic `dpm_solver_pp`.
+    σ_t² is the variance of the step; of `ancestral` at the last one too, though no noise is added there. It has to be that of
+    the reverse process: so this is for `ancestral`, for `ddim` with eta = 1 and for the stochastic `dpm_solver_pp`.
 
     Args:
       classifier, labels, scale, interval: as in `classifier_guided`.
     Raises:
       InvalidInput: the sampler adds less noise than the reverse process has.
     """
+    check_guided_mean(sampler)
+    gradient = classifier_gradient(classifier, labels, scale=scale, interval=interval)
+    return dataclasses.replace(sampler, gradient=gradient)
+
+
+def check_guided_mean(sampler: Sampler) -> None:
+    """Raises InvalidInput where the steps have less variance than those of the reverse process."""
     here, there = np.asarray(sampler.schedule.alphas_bar, np.float64)[sampler.rows], sampler.reached
     variance = (1 - there) / (1 - here) * (1 - here / there)  # of the posterior, the least that the reverse process has
-    if np.any(sampler.deviations**2 < 0.99 * variance):
+    if np.any(there <= here) or np.any(sampler.deviations**2 < 0.99 * variance):
         raise InvalidInput(
             "guided_mean moves the mean by the variance of the reverse process, and this sampler has none, or less: expected "
             "ancestral, ddim with eta=1 or a stochastic dpm_solver_pp, or classifier_guided, which goes with all"
         )
-    gradient = classifier_gradient(classifier, labels, scale=scale, interval=interval)
-    return dataclasses.replace(sampler, gradient=gradient)
 
 
 def classifier_free(

@@ -8,6 +8,7 @@ import numpy as np
 
 from jax_ddpm.diffusion.gaussian import q_sample
 from jax_ddpm.diffusion.schedules import NoiseSchedule
+from jax_ddpm.errors import InvalidInput
 
 AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 
@@ -48,7 +49,12 @@ def low_resolution(
       size: pixels a side of the image to be made.
       steps: [B] integers in [0, T], of the forward process.
       eps: [B, h, w, C] standard normal noise, with them.
+    Raises:
+      InvalidInput: one of `steps` and `eps` without the other.
     """
+    if (steps is None) != (eps is None):
+        there, missing = ("eps", "steps") if steps is None else ("steps", "eps")
+        raise InvalidInput(f"{there} without {missing}: expected both, which noise the small images, or neither")
     if steps is None or eps is None:
         return LowResolution(enlarged(small, size), jnp.zeros(len(small), jnp.int32))
     noised = q_sample(schedule, small, jnp.maximum(steps - 1, 0), eps)

@@ -128,7 +128,9 @@ def check_prediction(schedule: NoiseSchedule, prediction: str) -> None:
             f"prediction {prediction!r} cannot say x_0 where ᾱ_T = 0: expected v, x0 or mean, with zero terminal SNR"
         )
     if prediction == "mean" and jnp.issubdtype(schedule.timesteps.dtype, jnp.floating):
-        raise InvalidInput("prediction 'mean' is of a step, not of a level of noise between two: expected times that are whole")
+        raise InvalidInput(
+            "prediction 'mean' is of a step, not of a level of noise between two: expected whole times, as linspace has"
+        )
 
 
 def static_clip(x0: jax.Array) -> jax.Array:

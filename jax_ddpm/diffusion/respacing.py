@@ -14,7 +14,11 @@ from jax_ddpm.errors import InvalidInput, choose, did_you_mean
 _KEPT = (*MARGINALS, "timesteps", "predicted_mean_x0", "predicted_mean_xt")  # what stays that of the whole chain
 
 
-def respace(schedule: NoiseSchedule, timesteps: Sequence[float] | np.ndarray | str) -> NoiseSchedule:
+Spacing = str | Sequence[float] | np.ndarray
+"""Times that increase, or a text that stands for them: see `sampler_times`, and for `respace` `spaced_timesteps`."""
+
+
+def respace(schedule: NoiseSchedule, timesteps: Spacing) -> NoiseSchedule:
     """The chain that visits only some of the times; q(x_t | x_0) at each of them is that of the whole chain, bit for bit.
 
     β'_i = 1 - ᾱ_{τ_i} / ᾱ_{τ_{i-1}}, with 1 for ᾱ before the first        (Nichol & Dhariwal 2021, eq. 19)
@@ -68,7 +72,7 @@ def noise_levels(schedule: NoiseSchedule) -> np.ndarray:
         return np.log(noise) - np.log(signal)
 
 
-def sampler_times(schedule: NoiseSchedule, steps: int | None, spacing: str | Sequence[float] | np.ndarray) -> np.ndarray:
+def sampler_times(schedule: NoiseSchedule, steps: int | None, spacing: Spacing) -> np.ndarray:
     """The times at which a sampler stops, increasing, for `respace`.
 
     Args:
@@ -197,4 +201,3 @@ _SPACINGS = {
     "trailing": _trailing,
 }
 _REAL_SPACINGS = {"karras": _karras, "log_snr": _log_snr}
-SPACINGS = (*_SPACINGS, *_REAL_SPACINGS)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_ddpm.diffusion.prediction import Clip, static_clip
-from jax_ddpm.diffusion.respacing import noise_levels, respace, sampler_times
-from jax_ddpm.diffusion.sampling import Sampler, Spacing, make_sampler, visited_levels
+from jax_ddpm.diffusion.respacing import Spacing, noise_levels, respace, sampler_times
+from jax_ddpm.diffusion.samplers import visited_levels
+from jax_ddpm.diffusion.sampling import Sampler, from_table
 from jax_ddpm.diffusion.schedules import NoiseSchedule
 from jax_ddpm.errors import InvalidInput
 
@@ -105,11 +106,11 @@ def _edm(
         raise InvalidInput(f"churn_range={churn_range}: expected two values of √((1-ᾱ)/ᾱ), such as (0.05, 50.0)")
     times = sampler_times(schedule, steps, spacing)[::-1]
     raised = _churned(schedule, times, churn, churn_range)
-    short = respace(schedule, np.unique(np.append(times, raised)))
+    every = np.unique(np.append(times, raised))
+    short = respace(schedule, every)
     signal, noise = (level[:-1][::-1] for level in visited_levels(short))
     stops, starts = (
-        [_Level(row, signal[row], noise[row]) for row in np.searchsorted(np.unique(np.append(times, raised)), chosen)]
-        for chosen in (times, raised)
+        [_Level(row, signal[row], noise[row]) for row in np.searchsorted(every, chosen)] for chosen in (times, raised)
     )
     lines: list[_Line] = []
     for start, stop, following in zip(starts, [*stops[1:], _CLEAN], [*starts[1:], _CLEAN], strict=True):
@@ -117,7 +118,7 @@ def _edm(
         if correct and stop is not _CLEAN:
             lines.append(_corrected(start, stop))
         lines[-1] = _with_churn(lines[-1], following, churn_noise)
-    return make_sampler(
+    return from_table(
         short,
         np.array([line.asked.row for line in lines]),
         np.array([line.reached.signal**2 for line in lines]),
@@ -204,7 +205,7 @@ def dpm_solver_pp(
         of_x[step] = noise[step + 1] / noise[step] * (math.exp(-h) if stochastic else 1)
         of_x0[step, : len(weights)] = signal[step + 1] * weights
         deviations[step] = stochastic * noise[step + 1] * math.sqrt(-math.expm1(-2 * h))
-    return make_sampler(
+    return from_table(
         short,
         np.arange(short.steps)[::-1],
         signal[1:] ** 2,
@@ -289,7 +290,7 @@ def unipc(
             correction[:] = 0
             correction[: reached + 1] = signal[step + 1] * _unipc_weights(h, past, ahead=True)
             correction[1 : reached + 1] -= predictor
-    return make_sampler(short, np.arange(total)[::-1], signal[1:] ** 2, of_x, of_x0, prediction=prediction, clip=clip)
+    return from_table(short, np.arange(total)[::-1], signal[1:] ** 2, of_x, of_x0, prediction=prediction, clip=clip)
 
 
 def _unipc_weights(h: float, past: np.ndarray, ahead: bool = False) -> np.ndarray:

@@ -54,4 +54,7 @@ def test_a_classifier_is_described(capsys):
 
 
 def test_a_network_that_enlarges_is_described(capsys):
-    assert "low_res_time_0" in said(digits_super_resolution.get_config(), capsys)
+    text = said(digits_super_resolution.get_config(), capsys)
+    assert "low_res_time_0" in text
+    assert "images of 'test', made small and enlarged again, at the end" in text
+    assert "chain" not in text

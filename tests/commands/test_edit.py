@@ -1,6 +1,7 @@
 """Changing images from a workdir and nothing else."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from jax_ddpm import ddim_decode, ddim_encode, linear_schedule
 from jax_ddpm.commands import edit, train
 from jax_ddpm.config import read_config, to_dict, write_config
 from jax_ddpm.data.sources import digits
-from jax_ddpm.editor import TASKS, make_editor
+from jax_ddpm.data.transforms import to_uint8
+from jax_ddpm.diffusion.low_resolution import low_resolution
+from jax_ddpm.editor import TASKS, USES, _told, both_ways, check_used, deterministic, make_editor
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import make_denoiser, make_network, make_source
 from jax_ddpm.trained import open_run
@@ -26,13 +29,14 @@ COUNT = 3  # fewer than devices
 EVALUATIONS = {"inpaint": 8 + 4 * 3 * 2, "interpolate": 16, "encode": 16, "translate": 16, "sdedit": 1}
 COLUMNS = {"inpaint": 2 + 5, "interpolate": 5, "encode": 5, "translate": 2 + 2, "sdedit": 1 + 2}
 RESULTS = {"interpolate": (2, 5), "translate": (3, 2)}
-SETTINGS = {"count": COUNT, "jump": 2, "frames": 5, "targets": (4, 7), "strength": 0.125}
+SETTINGS = {"inpaint": {"jump": 2}, "translate": {"targets": (4, 7)}, "sdedit": {"strength": 0.125}}
 LABELS = {"interpolate": (4,), "encode": (4,)}  # so that the network is told the same in both
 
 
 def do(workdir, task, **settings):
     config = read_config(workdir)
-    config.edit.update({"task": task, "labels": LABELS.get(task, ()), **SETTINGS, **settings})
+    config.edit.update(task=task, count=COUNT, frames=5, labels=LABELS.get(task, ()))
+    config.edit.update({**SETTINGS.get(task, {}), **settings})
     return edit.edit(config, workdir)
 
 
@@ -47,7 +51,7 @@ def untrained(tmp_path_factory):
     """The workdir of a run that enlarges and knows "no class", with random weights in its last layer too."""
     workdir, config = tmp_path_factory.mktemp("untrained"), make_tiny_config()
     config.data.class_names = digits("train").class_names
-    config.model.update(low_res_size=4, label_dropout=0.1)
+    config.model.update(low_res_size=4, low_res_noise=0.5, label_dropout=0.1)
     write_config(config, workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         data = train._make_batches(config, make_source(config))
@@ -74,7 +78,7 @@ def test_results_what_was_given_and_the_settings_are_written(edited, trained, ta
     np.testing.assert_array_equal(archive["image"], [digits("test")[number]["image"] for number in range(len(results))])
     labels = [digits("test")[number]["label"] for number in range(len(results))]
     np.testing.assert_array_equal(archive["label"], np.resize(LABELS[task], len(results)) if task in LABELS else labels)
-    assert ("latent" in archive) == (task in ("encode", "translate"))
+    assert ("latent" in archive) == (task in ("encode", "interpolate", "translate"))
     for number in np.ndindex(results.shape[:-3]):
         with Image.open(directory / ("_".join(f"{each:05d}" for each in number) + ".png")) as image:
             np.testing.assert_array_equal(np.asarray(image), results[number][..., 0])
@@ -87,20 +91,35 @@ def test_results_what_was_given_and_the_settings_are_written(edited, trained, ta
 @pytest.mark.parametrize("task", EVALUATIONS)
 def test_the_picture_shows_what_was_given_on_the_left_and_the_results_on_the_right(edited, task):
     results, given, path = edited[task]
-    with Image.open(path) as file:
-        picture = np.asarray(file)
-    rows = 4 if task == "interpolate" else COUNT  # a row of latents, a row of pixels
-    left, top = picture.shape[1] - COLUMNS[task] * 66 - 2, picture.shape[0] - rows * 66 - 2
-    cells = picture[top + 2 + 4 :, left + 2 + 4 :][::66, ::66], picture[top + 2 + 4 :, left + 2 + 12 :][::66, ::66]
-    shown = np.stack([*cells], axis=-1)[:rows, : COLUMNS[task]]  # [row, column, 2]: the first two pixels of each image
+    shown = first_pixels(path, 6 if task == "interpolate" else COUNT, COLUMNS[task])
     last = results if task not in RESULTS else results[:, -1]
-    if task == "interpolate":
-        np.testing.assert_array_equal(shown[1::2, 0], given["image"][:, 0, :2, 0])
-        np.testing.assert_array_equal(shown[1::2, -1], given["image_2"][:, 0, :2, 0])
-        np.testing.assert_array_equal(shown[::2, -1], last[:, 0, :2, 0])
+    if task == "interpolate":  # rows of noise, of results, of pixels
+        latent = np.load(path.with_name("samples.npz"))["latent"]
+        np.testing.assert_array_equal(shown[::3], to_uint8(latent)[:, :, 0, :2, 0])
+        np.testing.assert_array_equal(shown[1::3], results[:, :, 0, :2, 0])
+        np.testing.assert_array_equal(shown[2::3, 0], given["image"][:, 0, :2, 0])
+        np.testing.assert_array_equal(shown[2::3, -1], given["image_2"][:, 0, :2, 0])
     else:
         np.testing.assert_array_equal(shown[:, 0], given["image"][:, 0, :2, 0])
         np.testing.assert_array_equal(shown[:, -1], last[:, 0, :2, 0])
+
+
+def first_pixels(path, rows, columns):
+    """[row, column, 2] the first two pixels of each image in a table of images of 8 by 8, shown as 64 by 64."""
+    with Image.open(path) as file:
+        picture = np.asarray(file)
+    left, top = picture.shape[1] - columns * 66 - 2, picture.shape[0] - rows * 66 - 2
+    cells = picture[top + 2 + 4 :, left + 2 + 4 :][::66, ::66], picture[top + 2 + 4 :, left + 2 + 12 :][::66, ::66]
+    return np.stack([*cells], axis=-1)[:rows, :columns]
+
+
+def test_translation_shows_the_way_up_to_the_noise_and_down_to_the_first_class_wanted(edited):
+    results, given, path = edited["translate"]
+    latent = np.load(path.with_name("samples.npz"))["latent"]
+    shown = first_pixels(path.with_name("steps.png"), COUNT, 5)  # input, up 4, noise, down 4, result
+    expected = given["image"], to_uint8(latent), results[:, 0]
+    np.testing.assert_array_equal(shown[:, [0, 2, 4]], np.stack(expected, axis=1)[:, :, 0, :2, 0])
+    assert not edited["encode"].picture.with_name("steps.png").exists()
 
 
 def test_inpainting_keeps_every_known_pixel_and_draws_the_others(edited):
@@ -170,9 +189,9 @@ def test_enlarging_heeds_the_small_image_under_guidance_too(untrained, tmp_path)
     for number, image in enumerate(small):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
 
-    def enlarged():
+    def enlarged(**settings):
         config = read_config(untrained)
-        config.edit.update(task="enlarge", images=str(tmp_path))
+        config.edit.update(task="enlarge", images=str(tmp_path), **settings)
         config.guidance.scale = 3.0
         return edit.edit(config, untrained)
 
@@ -180,10 +199,73 @@ def test_enlarging_heeds_the_small_image_under_guidance_too(untrained, tmp_path)
     np.testing.assert_array_equal(first.given["small"][..., 0], small)
     np.testing.assert_array_equal(first.given["label"], [10, 10])
     assert first.results.shape == (2, 8, 8, 1)
+    assert (enlarged(low_res_noise=0.25).results != first.results).any()
+    with pytest.raises(InvalidInput, match=r"edit\.low_res_noise=0\.75: expected at most 0\.5, the model\.low_res_noise"):
+        enlarged(low_res_noise=0.75)
     Image.fromarray(255 - small[1]).save(tmp_path / "1.png")
     second = enlarged()
     np.testing.assert_array_equal(first.results[0], second.results[0])
     assert (first.results[1] != second.results[1]).any()
+
+
+def test_a_noised_small_image_is_told_to_be_so_and_noised_by_so_many_steps(untrained):
+    config = read_config(untrained)
+    config.edit.low_res_noise = 0.25  # two steps of eight
+    small = jnp.full((4, 4, 4, 1), 0.5)
+    told = _told(config, small, jax.random.key(0))
+    np.testing.assert_array_equal(told.t, [2] * 4)
+    eps = jax.random.normal(jax.random.key(0), small.shape)
+    expected = low_resolution(linear_schedule(8), small, 8, jnp.full(4, 2), eps).image
+    # The same noise in the same way; float32 of a config's schedule and of the function's.
+    np.testing.assert_allclose(told.image, expected, rtol=0, atol=1e-6)
+    assert np.std(told.image[0]) > 0.05
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_encoding_takes_the_steps_that_a_list_of_them_says(trained, steps):
+    config = read_config(trained)
+    config.sampler.update(spacing="2,3", steps=steps)
+    assert [sampler.evaluations for sampler in both_ways(deterministic(config))] == [5, 5]
+
+
+@pytest.mark.parametrize(("spacing", "expected"), [("", 100), ("trailing", 100), ("10,15,20", 45)])
+def test_without_a_number_of_steps_encoding_takes_a_hundred(trained, spacing, expected):
+    config = read_config(trained)
+    config.diffusion.steps = 1000
+    config.sampler.spacing = spacing
+    assert [sampler.evaluations for sampler in both_ways(deterministic(config))] == [expected] * 2
+
+
+USED = {
+    "mask": ("/nowhere/at.all", "inpaint"),
+    "region": ("left", "inpaint"),
+    "resamples": (2, "inpaint"),
+    "jump": (3, "inpaint"),
+    "spherical": (False, "interpolate"),
+    "targets": ((1,), "translate"),
+    "strength": (0.3, "sdedit"),
+    "low_res_noise": (0.1, "enlarge"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", USED)
+def test_a_setting_is_taken_by_its_task_and_refused_by_every_other(name, task):
+    config = make_tiny_config()
+    value, owner = USED[name]
+    config.edit.update(task=task, **{name: value})
+    if task == owner:
+        check_used(config)
+        return
+    said = "--mask /nowhere/at.all" if name == "mask" else f"edit.{name}={value}"
+    with pytest.raises(InvalidInput, match=re.escape(f"{said} is for --task {owner}: {task} does nothing with it")):
+        check_used(config)
+
+
+def test_every_setting_of_editing_is_of_one_task_or_of_all():
+    of_all = {"task", "images", "count", "labels", "frames", "seed"}
+    assert {*USED} | of_all == {*make_tiny_config().edit}
+    assert {name for names in USES.values() for name in names} == {*USED}
 
 
 @pytest.mark.parametrize(
@@ -197,6 +279,10 @@ def test_enlarging_heeds_the_small_image_under_guidance_too(untrained, tmp_path)
         ({"edit.task": "translate", "sampler.name": "ddim", "sampler.eta": 0.5}, r"sampler\.eta=0\.5: what is encoded"),
         ({"edit.task": "inpaint", "sampler.name": "unipc"}, r"edit\.resamples=5: .*expected ancestral, ddim or euler\. 1 goes"),
         ({"edit.task": "encode", "edit.count": 0}, r"edit\.count=0: expected more than 0"),
+        ({"edit.task": "interpolate", "edit.frames": 1}, r"edit\.frames=1: expected 2 or more, the first and the last"),
+        ({"edit.task": "sdedit", "edit.mask": "/nowhere/at.all"}, r"--mask /nowhere/at\.all is for --task inpaint: sdedit"),
+        ({"edit.task": "inpaint", "edit.mask": "m.png", "edit.region": "top"}, r"edit\.region=top beside --mask m\.png"),
+        ({"edit.task": "encode", "sampler.spacing": "2,3", "sampler.steps": 6}, r"steps=6, but the spacing has 5"),
     ],
 )
 def test_what_cannot_be_done_is_told(trained, settings, message):
@@ -224,4 +310,4 @@ def test_the_users_image_and_mask_from_the_command_line(trained, tmp_path):
 def test_a_task_without_the_mode_is_refused(trained):
     status, _, error = run_py("--workdir", str(trained), "--task=inpaint")
     assert status == 1
-    assert "unknown mode for --task, --images and --mask 'train': expected one of edit" in error
+    assert error.strip() == "error: --task needs --mode edit"

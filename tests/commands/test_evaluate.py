@@ -1,6 +1,7 @@
 """The likelihood of held-out images, from a workdir and nothing else."""
 
 import csv
+import dataclasses
 import json
 
 import jax
@@ -138,9 +139,16 @@ def test_a_folder_has_no_splits_so_another_folder_must_be_named(trained, tmp_pat
     there.data.update(name="folder", directory=str(tmp_path / "b"))
     (tmp_path / "run").mkdir()
     write_config(there, tmp_path / "run")
-    assert evaluate._seen_in_training(config, tmp_path / "run")
+    assert evaluate.seen_in_training(config, tmp_path / "run")
     config.data.directory = str(tmp_path / "c")
-    assert not evaluate._seen_in_training(config, tmp_path / "run")
+    assert not evaluate.seen_in_training(config, tmp_path / "run")
+
+
+def test_images_are_called_after_their_source_and_split(trained):
+    config, source = read_config(trained), digits("test")
+    assert evaluate.which_images(evaluate.hold(config, make_mesh(), None, source)) == "digits, test"
+    folder = dataclasses.replace(source, name="folder")  # which has no splits
+    assert evaluate.which_images(evaluate.hold(config, make_mesh(), None, folder)) == "folder"
 
 
 def test_images_of_other_classes_are_refused(trained):

@@ -180,9 +180,19 @@ def test_a_finished_classifier_says_how_often_it_is_right(trained_classifier, ca
     train.main(make_tiny_classifier_config(), trained_classifier)
     printed = capsys.readouterr().out
     assert "compiling" not in printed
-    assert re.search(r"accuracy on images held out: \d+\.\d% ± \d\.\d% \(297 images\)", printed)
+    assert re.search(r"accuracy on images of digits, test: \d+\.\d% ± \d\.\d% \(297 images\)", printed)
     rows = re.findall(r"^ +(\d)–(\d) +[\d.]+% +[\d.]+%$", printed, re.MULTILINE)
     assert rows == [("0", "1"), ("2", "3"), ("4", "5"), ("6", "7")]
+    assert "note" not in printed
+
+
+def test_a_classifier_judged_on_what_it_was_trained_on_says_so(trained_classifier, capsys):
+    config = make_tiny_classifier_config()
+    config.eval.update(split="train", count=8)
+    train.main(config, trained_classifier)
+    printed = capsys.readouterr().out
+    assert "note: the run was trained on these images" in printed
+    assert re.search(r"accuracy on images of digits, train: .* \(8 images\)", printed)
 
 
 def test_the_average_of_a_classifier_is_its_parameters(trained_classifier):

@@ -538,6 +538,8 @@ def test_samplers_with_less_noise_than_the_reverse_process_take_no_guided_mean()
     for name in set(SAMPLERS) - {"ancestral", "ddim, eta 1", "dpm_solver_pp, stochastic"}:
         with pytest.raises(InvalidInput, match=r"guided_mean moves the mean by the variance.*classifier_guided"):
             guided_mean(SAMPLERS[name], CLASSIFIER, np.zeros(6, int))
+    with pytest.raises(InvalidInput, match="guided_mean moves the mean"):  # its noise may lift a step above where it began
+        guided_mean(euler(SCHEDULE64, steps=12, churn=12.0), CLASSIFIER, np.zeros(6, int))
 
 
 def test_guided_score_needs_some_signal_at_the_end():

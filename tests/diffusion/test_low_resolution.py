@@ -7,6 +7,7 @@ import pytest
 
 from jax_ddpm.diffusion.low_resolution import enlarged, low_resolution, shrunk
 from jax_ddpm.diffusion.schedules import linear_schedule
+from jax_ddpm.errors import InvalidInput
 
 SCHEDULE = linear_schedule(50)
 
@@ -53,3 +54,10 @@ class Conditions(chex.TestCase):
         found = self.variant(lambda small: low_resolution(SCHEDULE, small, 8))(small)
         np.testing.assert_array_equal(found.image, jax.jit(lambda x: enlarged(x, 8))(small))
         np.testing.assert_array_equal(found.t, [0, 0, 0])
+
+
+@pytest.mark.parametrize(("given", "message"), [("steps", "steps without eps"), ("eps", "eps without steps")])
+def test_noise_without_its_level_or_the_reverse_is_refused(given, message):
+    arrays = {"steps": np.array([3]), "eps": normals(1, 1, 4, 4, 1)}
+    with pytest.raises(InvalidInput, match=message):
+        low_resolution(SCHEDULE, normals(0, 1, 4, 4, 1), 8, **{given: arrays[given]})
