@@ -40,7 +40,7 @@ from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
-BATCH = 100
+BATCH = 200
 SHOWN = 10
 FLOOR_DRAWS = 10
 
@@ -112,14 +112,14 @@ def prepare(config: ConfigDict, row: Row, mesh: Mesh, params: Any) -> Prepared:
     return Prepared(draw, experiment.make_sampler(config).evaluations)
 
 
-def milliseconds(samplers: list[Prepared], rounds: int) -> list[float]:
+def milliseconds(samplers: list[Prepared], images: int, rounds: int) -> list[float]:
     """An image takes so long with each: medians of rounds in which each draws a batch in turn."""
     found: list[list[float]] = [[] for _ in samplers]
     for _ in range(rounds):
         for times, sampler in zip(found, samplers, strict=True):
             begin = time.perf_counter()
-            sampler.draw(BATCH)
-            times.append((time.perf_counter() - begin) / BATCH * 1e3)
+            sampler.draw(images)
+            times.append((time.perf_counter() - begin) / images * 1e3)
     return [statistics.median(times) for times in found]
 
 
@@ -142,43 +142,50 @@ def real_images(config: ConfigDict) -> np.ndarray:
     return np.concatenate([to_uint8(batch["image"][:real]) for batch, real in batches])
 
 
+def make_judge(config: ConfigDict, mesh: Mesh, classifier: str, count: int) -> Callable[[np.ndarray], str]:
+    """The Fréchet distance of images to the training set, as text; says what as many training images have."""
+    config = config.copy_and_resolve_references()
+    config.guidance.classifier = classifier
+    guide = open_guide(config, mesh)
+    if guide is None:
+        return lambda images: ""
+    train = real_images(config)
+    distance = partial(frechet_distance, feature_moments(guide, train))
+    rng = np.random.default_rng(0)
+    floor = [distance(feature_moments(guide, train[rng.integers(len(train), size=count)])) for _ in range(FLOOR_DRAWS)]
+    print(f"{count} training images: Fréchet {np.mean(floor):.3f} ± {np.std(floor):.3f}", flush=True)
+    return lambda images: f"{distance(feature_moments(guide, images)):.3f}"
+
+
 def main() -> None:
     """Prints the table and writes it and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    for name, default in (("workdir", "runs/digits"), ("classifier", "runs/digits_classifier"), ("name", "digits")):
-        parser.add_argument(f"--{name}", default=default)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workdir", default="runs/digits")
+    parser.add_argument("--classifier", default="", help="workdir of a noisy classifier; without one no Fréchet distance")
+    parser.add_argument("--name", default="digits")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--few", action="store_true", help="some of the samplers alone")
-    parser.add_argument("--rounds", type=int, default=3, help="of the timing; 0 takes no times")
+    parser.add_argument("--rounds", type=int, default=3, help="of the timing")
     given = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     configure(0, "", BATCH)
     mesh, config = make_mesh(), read_config(Path(given.workdir))
     params, _ = open_run(config, Path(given.workdir), mesh)
-    named = config.copy_and_resolve_references()
-    named.guidance.classifier = given.classifier
-    guide = open_guide(named, mesh)
-    assert guide is not None
-    train = real_images(config)
-    distance = partial(frechet_distance, feature_moments(guide, train))
-    rng = np.random.default_rng(0)
-    floor = [distance(feature_moments(guide, train[rng.integers(len(train), size=given.count)])) for _ in range(FLOOR_DRAWS)]
-    print(f"{given.count} training images: Fréchet {np.mean(floor):.3f} ± {np.std(floor):.3f}", flush=True)
+    judge = make_judge(config, mesh, given.classifier, given.count)
     reference = prepare(config, REFERENCE, mesh, params).draw(given.count)
-    print(f"{REFERENCE.label}, 200 steps: Fréchet {distance(feature_moments(guide, reference)):.3f}", flush=True)
 
     shown, table, samplers = [], [], []
     for row in few_rows() if given.few else all_rows():
         sampler = prepare(config, row, mesh, params)
         images = sampler.draw(given.count)
         rms = f"{np.sqrt(np.mean((images.astype(float) - reference) ** 2)):.2f}" if row.deterministic else ""
-        table.append([row.label, sampler.evaluations, f"{distance(feature_moments(guide, images)):.3f}", rms])
+        table.append([row.label, sampler.evaluations, judge(images), rms])
         print(*table[-1], sep=" | ", flush=True)
         shown.append(images[:SHOWN])
         samplers.append(sampler)
-    if given.rounds:
-        table = [[*line, f"{taken:.1f}"] for line, taken in zip(table, milliseconds(samplers, given.rounds), strict=True)]
-    columns = ["sampler", "evaluations", "frechet", "rms", "ms"][: len(table[0])]
+    times = milliseconds(samplers, min(BATCH, given.count), given.rounds)
+    table = [[*line, f"{taken:.1f}"] for line, taken in zip(table, times, strict=True)]
+    columns = ["sampler", "evaluations", "frechet", "rms", "ms"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in table), flush=True)
     with (FIGURES / f"samplers_{given.name}.csv").open("w", newline="") as file:

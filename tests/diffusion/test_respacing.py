@@ -404,7 +404,7 @@ def test_network_is_told_the_real_times_of_the_whole_chain():
 
 def test_mean_of_a_step_has_no_meaning_between_two():
     x = jnp.ones((2, 3))
-    with pytest.raises(InvalidInput, match=r"prediction 'mean' is of a step.* expected times that are whole"):
+    with pytest.raises(InvalidInput, match=r"prediction 'mean' is of a step.* expected whole times, as linspace has"):
         ancestral(respace(SCHEDULE, HALFWAY), prediction="mean")
     with pytest.raises(InvalidInput, match="prediction 'mean'"):
         p_mean_variance(
