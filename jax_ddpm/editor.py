@@ -175,8 +175,7 @@ def make_interpolate(config: ConfigDict, guide: Guide | None) -> Task:
     weights = jnp.linspace(0, 1, config.edit.frames)
 
     def run(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Arrays:
-        pairs = (jnp.concatenate([given[name], given[f"{name}_2"]]) for name in ("image", "label"))
-        images, labels = pairs
+        images, labels = (jnp.concatenate([given[name], given[f"{name}_2"]]) for name in ("image", "label"))
         first, second = jnp.split(sample(up, _own(config, params, labels), images, key), 2)
         between = interpolate(first, second, weights, spherical=config.edit.spherical).swapaxes(0, 1)
         wanted = given["labels"].reshape(-1)

@@ -182,7 +182,8 @@ def _karras(schedule: NoiseSchedule, count: int) -> np.ndarray:
 
 
 def _log_snr(schedule: NoiseSchedule, count: int) -> np.ndarray:
-    return _times_of_levels(schedule, np.linspace(noise_levels(schedule)[0], noise_levels(schedule)[-1], count))
+    first, last = noise_levels(schedule)[[0, -1]]
+    return _times_of_levels(schedule, np.linspace(first, last, count))
 
 
 def _times_of_levels(schedule: NoiseSchedule, levels: np.ndarray) -> np.ndarray:
