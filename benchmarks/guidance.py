@@ -26,7 +26,8 @@ from jax.sharding import Mesh
 
 from jax_ddpm import experiment
 from jax_ddpm.config import read_config
-from jax_ddpm.data.sources import Source, digits
+from jax_ddpm.data.sources.digits import digits
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.evaluation.recognition import recognition
 from jax_ddpm.generation import make_generator
 from jax_ddpm.runtime import configure

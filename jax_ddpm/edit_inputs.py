@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_ddpm.data.sources import Source, image_folder, load_source, read_image
+from jax_ddpm.data.sources.folder import image_folder
+from jax_ddpm.data.sources.image_files import read_image
+from jax_ddpm.data.sources.load import load_source
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.data.transforms import fit, to_float
 from jax_ddpm.diffusion.low_resolution import shrunk
 from jax_ddpm.editor import targets

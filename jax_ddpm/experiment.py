@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_ddpm.data.sources import Source, load_source
+from jax_ddpm.data.sources.load import load_source
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.diffusion.likelihood import VLB, vlb_terms
 from jax_ddpm.diffusion.low_resolution import LowResolution, low_resolution, shrunk
 from jax_ddpm.diffusion.ode import check_flow, ode_bits_per_dim

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_ddpm.data.sources import digits
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.errors import InvalidInput
 from tests.commands.conftest import make_tiny_config

@@ -14,7 +14,7 @@ from jax_ddpm import ancestral, ddim, dpm_solver_pp, euler, heun, linear_schedul
 from jax_ddpm.commands import sample as sample_command
 from jax_ddpm.commands import train
 from jax_ddpm.config import read_config, to_dict, write_config
-from jax_ddpm.data.sources import digits
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.diffusion.low_resolution import LowResolution
 from jax_ddpm.diffusion.prediction import dynamic_threshold, static_clip

@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jax_ddpm.commands import sample, train
-from jax_ddpm.data.sources import digits
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.evaluation.recognition import recognition
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from jax_ddpm import experiment
 from jax_ddpm.config import read_config
 from jax_ddpm.data.pipeline import how_many, one_pass
-from jax_ddpm.data.sources import Source, load_source
+from jax_ddpm.data.sources.load import load_source
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.evaluation import accuracy
 from jax_ddpm.evaluation.accuracy import AccuracySummary, Level

@@ -28,7 +28,8 @@ from jax_ddpm.commands.evaluate import (
 )
 from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.pipeline import batches
-from jax_ddpm.data.sources import Source, read_image
+from jax_ddpm.data.sources.image_files import read_image
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.editor import make_editor, make_enlarge
 from jax_ddpm.generation import frame_steps, grid_columns, make_generator, open_guide

@@ -6,7 +6,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from jax_ddpm.data.sources import Example, Source
+from jax_ddpm.data.sources.source import Example, Source
 from jax_ddpm.data.transforms import fit, flip_randomly, to_float
 from jax_ddpm.errors import InvalidInput
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_ddpm.data.sources import Source
+from jax_ddpm.data.sources.source import Source
 
 
 class Recognition(NamedTuple):

@@ -12,7 +12,7 @@ from PIL import Image
 from jax_ddpm import ddim_decode, ddim_encode, linear_schedule
 from jax_ddpm.commands import edit, train
 from jax_ddpm.config import read_config, to_dict, write_config
-from jax_ddpm.data.sources import digits
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.diffusion.low_resolution import low_resolution
 from jax_ddpm.editor import TASKS, USES, _told, both_ways, check_used, deterministic, make_editor

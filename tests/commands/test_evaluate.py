@@ -12,7 +12,8 @@ from PIL import Image
 from jax_ddpm import experiment, linear_schedule, vlb_terms
 from jax_ddpm.commands import evaluate
 from jax_ddpm.config import read_config, write_config
-from jax_ddpm.data.sources import Source, digits
+from jax_ddpm.data.sources.digits import digits
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.diffusion.prediction import static_clip
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.trained import open_run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_ddpm.data.pipeline import batches, one_pass
-from jax_ddpm.data.sources import Source
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.errors import InvalidInput
 

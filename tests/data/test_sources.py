@@ -15,8 +15,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import jax_ddpm
-from jax_ddpm.data import sources
-from jax_ddpm.data.sources import IMAGE_SUFFIXES, load_source, read_image
+from jax_ddpm.data.sources import fashion_mnist
+from jax_ddpm.data.sources.image_files import IMAGE_SUFFIXES, read_image
+from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.errors import InvalidInput
 
 
@@ -103,7 +104,7 @@ def test_fashion_mnist_is_its_files_with_two_black_pixels_all_round(tmp_path, su
 
 
 def test_fashion_mnist_is_looked_for_where_debian_puts_it_unless_a_folder_is_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "FASHION_MNIST", clothes(tmp_path, ".gz"))
+    monkeypatch.setattr(fashion_mnist, "FASHION_MNIST", clothes(tmp_path, ".gz"))
     assert len(load_source("fashion_mnist", "train")) == 12
     with pytest.raises(InvalidInput, match=r"'fashion_mnist' is not prepared in .*elsewhere"):
         load_source("fashion_mnist", "train", str(tmp_path / "elsewhere"))
@@ -457,7 +458,7 @@ def test_set_prepared_in_another_file_format_is_told_as_such(prepared, tmp_path)
 def test_prepared_data_set_is_read_without_tensorflow(prepared):
     program = f"""
 import sys
-from jax_ddpm.data.sources import load_source
+from jax_ddpm.data.sources.load import load_source
 print(load_source("cifar10", "train", {str(prepared)!r})[0]["image"].shape, "tensorflow" in sys.modules)
 """
     root = Path(jax_ddpm.__file__).parents[1]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jax_ddpm.data.sources import digits
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.evaluation.recognition import recognition
 
 TRAIN, TEST = digits("train"), digits("test")

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jax_ddpm.data.pipeline import batches
-from jax_ddpm.data.sources import digits
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
 from jax_ddpm.training.sharding import make_mesh, replicated

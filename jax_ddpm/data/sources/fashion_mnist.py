@@ -1,0 +1,104 @@
+"""Fashion-MNIST, from its IDX files or from TensorFlow Datasets."""
+
+import dataclasses
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jax_ddpm.data.sources.source import Example, Source
+from jax_ddpm.data.sources.tfds import tensorflow_dataset
+from jax_ddpm.errors import InvalidInput, choose
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts its files
+FASHION_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION_FILES = {"train": "train", "test": "t10k"}  # what the names of a split's two files begin with
+
+
+def fashion_mnist(split: str, directory: str = "") -> Source:
+    """Zalando's 70,000 pictures of clothes (Xiao, Rasul & Vollgraf 2017), grey, ten classes: "train" (60,000), "test" (10,000).
+
+    They are 28×28. Two black pixels on every side make them 32×32, which halves more often; at that image size no
+    pixel is resampled.
+
+    Read from the four IDX files in which they are published, gzipped or unpacked, in `directory` or, where none is given, where
+    Debian puts them. If they are not there, from TensorFlow Datasets.
+
+    Raises:
+      InvalidInput: another split, files that are missing or damaged, or no files and no prepared set; the message says how to
+        get either.
+    """
+    folder = Path(directory).expanduser() if directory else FASHION_MNIST
+    if any(folder.glob("*-idx?-ubyte*")):
+        source = _fashion_files(folder, choose("split of fashion_mnist", split, FASHION_FILES))
+    else:
+        try:
+            source = tensorflow_dataset("fashion_mnist", split, directory)
+        except InvalidInput as error:
+            raise InvalidInput(f"{error}\n{_NO_FASHION_FILES}") from error
+
+    def padded(index: int) -> Example:
+        example = source.read(index)
+        return {**example, "image": np.pad(example["image"], ((2, 2), (2, 2), (0, 0)))}
+
+    return dataclasses.replace(source, read=padded)
+
+
+_NO_FASHION_FILES = (
+    "Or have its four files, train-images-idx3-ubyte.gz and so on, which need no preparing: on Debian\n"
+    "  apt-get install dataset-fashion-mnist\n"
+    "elsewhere from https://github.com/zalandoresearch/fashion-mnist, with --config.data.directory=FOLDER"
+)
+
+
+def _fashion_files(folder: Path, begin: str) -> Source:
+    """The 28×28 images of the two files whose names begin so."""
+
+    def find(name: str) -> Path:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+        raise InvalidInput(f"no {name} or {name}.gz in {folder.absolute()}, where other files of fashion_mnist are")
+
+    of_images, of_labels = find(f"{begin}-images-idx3-ubyte"), find(f"{begin}-labels-idx1-ubyte")
+    images, labels = read_idx(of_images, 3), read_idx(of_labels, 1)
+    if images.shape[1:] != (28, 28):
+        raise InvalidInput(f"{of_images} holds images of {images.shape[1]}×{images.shape[2]}: those of fashion_mnist are 28×28")
+    if len(images) != len(labels):
+        raise InvalidInput(f"{of_images} holds {len(images):,} images, {of_labels} {len(labels):,} labels: expected as many")
+    if labels.max(initial=0) >= len(FASHION_NAMES):
+        raise InvalidInput(f"{of_labels} holds a label {labels.max()}: those of fashion_mnist are 0..{len(FASHION_NAMES) - 1}")
+
+    def read(index: int) -> Example:
+        return {"image": images[index, :, :, None], "label": int(labels[index])}
+
+    return Source("fashion_mnist", len(images), read, FASHION_NAMES)
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An IDX file of bytes, gzipped if its name ends in .gz, as a uint8 array.
+
+    The bytes 0, 0, 8 (the values are unsigned bytes) and the number of dimensions; then the length of each dimension as a
+    big-endian 32-bit number; then the values, those of the last dimension side by side.    (LeCun, Cortes & Burges: MNIST)
+
+    Raises:
+      InvalidInput: the file is something else, or cut short; the message names it.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head, values = file.read(4 + 4 * dimensions), file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+    magic = bytes((0, 0, 8, dimensions))
+    if not head.startswith(magic):
+        raise InvalidInput(
+            f"{path} begins with the bytes {head[:4].hex(' ')}: an IDX file of bytes in {dimensions} dimensions begins with "
+            f"{magic.hex(' ')}"
+        )
+    shape = [int.from_bytes(head[4 * i : 4 * i + 4], "big") for i in range(1, dimensions + 1)]
+    given, expected = len(head) + len(values), 4 + 4 * dimensions + math.prod(shape)
+    if given != expected:
+        raise InvalidInput(f"{path} is cut short or damaged: it holds {given:,} bytes, by its own count {expected:,}")
+    return np.frombuffer(values, np.uint8).reshape(shape)

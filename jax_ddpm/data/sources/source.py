@@ -1,0 +1,47 @@
+"""What every source of images is: a random-access sequence of {"image": [H, W, C] uint8, "label": int}."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import numpy as np
+
+
+class Example(TypedDict):
+    """One image and its label; the label is 0 where a source has none."""
+
+    image: np.ndarray
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A sequence of examples.
+
+    Attributes:
+      name: as in the config.
+      size: how many examples there are.
+      read: number -> example.
+      class_names: by label; empty where the images have no labels.
+      split: which part of the data these are; "" where it has no parts.
+      splits: the parts that there are.
+      shape: (H, W, C) of every image; None where they differ, or where only reading them all would tell.
+      licence: of the images, or that it is not known.
+    """
+
+    name: str
+    size: int
+    read: Callable[[int], Example]
+    class_names: tuple[str, ...] = ()
+    split: str = ""
+    splits: tuple[str, ...] = ()
+    shape: tuple[int, int, int] | None = None
+    licence: str = "not known"
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return self.size
+
+    def __getitem__(self, index: Any) -> Example:
+        """Example `index`, 0 ≤ index < len."""
+        return self.read(int(index))
