@@ -9,17 +9,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jax_ddpm import config as settings
+from jax_ddpm.commands import MODES
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.runtime import configure
-
-MODES = {
-    "train": "train a network, or go on with a run that stopped",
-    "sample": "draw images from a trained run",
-    "edit": "change images, the user's or held-out ones, by a trained run: see --task",
-    "evaluate": "say how likely a trained run finds images it has not seen, in bits/dim, or how often a classifier is right",
-    "demo": "train configs/digits.py, draw digits and have a classifier judge them",
-    "describe": "print the network, the schedule and the data, and train nothing",
-}
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -30,7 +22,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Left out:
 MODE = flags.DEFINE_string("mode", "train", "; ".join(f"{name}: {text}" for name, text in MODES.items()))
 TASK = flags.DEFINE_string("task", None, "What --mode edit does: inpaint, interpolate, encode, translate, sdedit or enlarge.")
 IMAGES = flags.DEFINE_string("images", None, "To what: an image file or a folder. Left out: held-out images of the run's data.")
+OUT = flags.DEFINE_string("out", None, "For --mode export_weights: the folder to write; it opens as a --workdir.")
 MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, white where the images are to be drawn anew.")
+
+OWN_FLAGS = {"edit": (TASK, IMAGES, MASK), "export_weights": (OUT,)}  # each kept as the setting of its name
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -62,10 +57,13 @@ def written(argv: list[str], flag: str) -> str | None:
 
 def main(_: list[str]) -> None:
     """Runs one command."""
-    given = {flag.name: flag.value for flag in (TASK, IMAGES, MASK) if flag.value is not None}
-    if choose("mode", MODE.value, MODES) != MODES["edit"] and given:
-        raise InvalidInput(f"--{next(iter(given))} needs --mode edit")
-    (config := CONFIG.value).edit.update(given)
+    choose("mode", MODE.value, MODES)
+    config = CONFIG.value
+    for mode, its in OWN_FLAGS.items():
+        given = {flag.name: flag.value for flag in its if flag.value is not None}
+        if given and MODE.value != mode:
+            raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
+        config[mode].update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
     configure(config.runtime.cpu_devices, config.runtime.compilation_cache, config.train.batch_size)
     importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)

@@ -135,7 +135,12 @@ def default_config() -> ConfigDict:
     evaluation.seed = 0
     evaluation.clip = True  # hold x_0 within [-1, 1] at every step of the bound
     evaluation.respacing = ""  # steps of the bound: uniform50, quad50, ddim50, 10,15,20 of as many parts; "": every one
+    evaluation.draws = 0  # terms of the bound worked out for each image, at times drawn all along the chain; 0: every one
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
+
+    config.export_weights = export = ConfigDict()
+    export.out = ""  # the folder that --mode export_weights writes
+    export.dtype = "float32"  # what the weights are stored in: float32, bfloat16 (half the room, 8 bits of each number)
 
     config.runtime = runtime = ConfigDict()
     runtime.cpu_devices = 0  # XLA devices to split a CPU into; 0: one a core, as far as they divide the batch

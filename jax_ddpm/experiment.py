@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
-from jax_ddpm.diffusion.likelihood import VLB, vlb_terms
+from jax_ddpm.diffusion.likelihood import VLB, stretches, vlb_terms
 from jax_ddpm.diffusion.low_resolution import LowResolution, low_resolution, shrunk
 from jax_ddpm.diffusion.ode import check_flow, ode_bits_per_dim
 from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, Clip, Denoiser, dynamic_threshold, static_clip
@@ -240,7 +240,9 @@ def make_bound(config: ConfigDict) -> Callable[[Denoiser, jax.Array, jax.Array],
         "prediction": diffusion.prediction,
         "variance": diffusion.variance,
         "clip": static_clip if config.eval.clip else None,
+        "draws": config.eval.draws,
     }
+    stretches(schedule.steps, config.eval.draws or schedule.steps)  # too many are told before anything is begun
     return lambda denoiser, x0, key: vlb_terms(schedule, denoiser, x0, key, **options)
 
 

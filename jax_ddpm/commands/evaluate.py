@@ -99,6 +99,7 @@ def _folder_name(config: ConfigDict, step: int) -> str:
     parts = [f"step_{step:07d}", re.sub(r"\W+", "-", chosen.split).strip("-"), f"seed_{chosen.seed}"]
     parts += [f"first_{chosen.count}"] if chosen.count else []
     parts += [chosen.respacing.replace(",", "-")] if chosen.respacing else []
+    parts += [f"draws_{chosen.draws}"] if chosen.draws else []
     return "_".join(parts + ([] if chosen.clip else ["unclipped"]))
 
 
@@ -125,12 +126,13 @@ def _report_bound(held: Held, directory: Path) -> dict[str, Any]:
     summary = summarise(_over_data(held, "bits_per_dim"), math.prod(experiment.image_shape(held.config)))
     chosen = held.config.eval
     times = np.asarray(experiment.make_short_schedule(held.config, chosen.respacing).timesteps)
-    print(f"variational bound: {summary.bits_per_dim}")
+    drawn = f", {chosen.draws} of {len(times)} terms drawn for each" if chosen.draws else ""
+    print(f"variational bound: {summary.bits_per_dim}{drawn}")
     print(f"  rate {summary.rate:.4f} (of it the prior {summary.prior:.2e}) + distortion {summary.distortion:.4f}")
     print("\n".join(_rate_distortion_table(summary)))
     _write_terms(directory, times, summary)
     parts = {"prior": summary.prior, "rate": summary.rate, "distortion": summary.distortion}
-    chain = {"steps": len(times), "respacing": chosen.respacing, "clip": chosen.clip}
+    chain = {"steps": len(times), "respacing": chosen.respacing, "clip": chosen.clip, "draws": chosen.draws or len(times)}
     return {**_as_json(summary.bits_per_dim), **parts, **chain}
 
 

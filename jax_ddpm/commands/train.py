@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -41,6 +42,8 @@ from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
 from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split_batch, to_devices
 from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep
+from jax_ddpm.training.weights import FILE_NAME as WEIGHTS_FILE
+from jax_ddpm.training.weights import read_weights
 
 DrawSamples = Callable[[TrainState], Path]
 ShowResults = Callable[[TrainState], None]
@@ -48,7 +51,10 @@ FILMSTRIP_ROWS = 10
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
-    """Trains until `train.steps`, going on from the newest checkpoint of `workdir` where there is one."""
+    """Trains until `train.steps`, going on from the newest checkpoint of `workdir` where there is one.
+
+    Where there is none but a file of weights, as `--mode export_weights` writes it, training starts from those.
+    """
     source = experiment.make_source(config)
     config.data.class_names = source.class_names
     check(config)
@@ -58,10 +64,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
     with stop_on_signals() as stop, Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
-        if checkpoints.latest_step is not None:
+        if checkpoints.latest_step is not None or (workdir / WEIGHTS_FILE).is_file():
             check_unchanged(config, workdir)
         data = _make_batches(config, source)
-        state = _first_or_restored_state(config, mesh, checkpoints, data)
+        state = _first_or_restored_state(config, mesh, workdir, checkpoints, data)
         write_config(config, workdir)
         draw_samples, show_results = _make_results(config, mesh, workdir)
         if state.step < config.train.steps:
@@ -95,16 +101,21 @@ def _new_state(config: ConfigDict) -> TrainState:
 
 
 def _first_or_restored_state(
-    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints, data: grain.DatasetIterator
+    config: ConfigDict, mesh: Mesh, workdir: Path, checkpoints: Checkpoints, data: grain.DatasetIterator
 ) -> TrainState:
-    if checkpoints.latest_step is None:
-        # Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
-        print("compiling the initialisation ...", flush=True)
-        quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-        return jax.jit(partial(_new_state, config), out_shardings=replicated(mesh), compiler_options=quickly)()
     like = abstract(jax.eval_shape(partial(_new_state, config)), replicated(mesh))
-    print(f"going on from the checkpoint of step {checkpoints.latest_step}")
-    return checkpoints.restore(like, data)
+    if checkpoints.latest_step is not None:
+        print(f"going on from the checkpoint of step {checkpoints.latest_step}")
+        return checkpoints.restore(like, data)
+    # Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
+    print("compiling the initialisation ...", flush=True)
+    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    state = jax.jit(partial(_new_state, config), out_shardings=replicated(mesh), compiler_options=quickly)()
+    if not (workdir / WEIGHTS_FILE).is_file():
+        return state
+    weights = read_weights(workdir / WEIGHTS_FILE, like.params)
+    print(f"starting from the weights in {workdir / WEIGHTS_FILE}, of step {weights.step} of another run")
+    return state.replace(params=weights.params, ema_params=jax.tree.map(jnp.copy, weights.params))
 
 
 def _train(

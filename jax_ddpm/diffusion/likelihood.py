@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_ddpm.diffusion.gaussian import Gaussian, gaussian_kl, q_mean_variance, q_sample
 from jax_ddpm.diffusion.losses import bound_term, mean_over_example, nats_to_bits_per_dim, sum_over_example
 from jax_ddpm.diffusion.prediction import Clip, Denoiser, network_output
 from jax_ddpm.diffusion.schedules import NoiseSchedule
+from jax_ddpm.errors import InvalidInput
 
 GREY_LEVELS = 255 / 2  # how many 8-bit levels a difference of 1 is, in data that lie in [-1, 1]
 
@@ -20,7 +22,8 @@ class VLB(NamedTuple):
 
     Attributes:
       prior: [B] L_T = KL(q(x_T | x_0) ‖ N(0, I)).
-      kl: [T, B] L_t, one Monte-Carlo draw each; row 0 is zero, for the decoder stands in its place.
+      kl: [T, B] L_t, one Monte-Carlo draw each; row 0 is zero, for the decoder stands in its place. Terms not drawn are zero,
+        and those that were stand for them too.
       decoder: [B] L_0 = -log p(x_0 | x_1), discretised.
       x0_mse: [T, B] mean square error of the x_0 predicted from x_t; no part of the bound.
     """
@@ -64,31 +67,58 @@ def vlb_terms(
     prediction: str = "eps",
     variance: str = "fixed_large",
     clip: Clip | None = None,
+    draws: int = 0,
 ) -> VLB:
     """Every term of the bound, by one `lax.scan` over t with one draw of noise a term.
 
     -log p(x_0) ≤ E[L_T + L_{T-1} + … + L_0]        (Ho et al. 2020, eq. 5)
 
+    With `draws` only so many of them are worked out for each image, one from each stretch of the chain (see `stretches`), drawn
+    evenly and counted for all of its stretch. What is expected of each term and of their sum stays the same; the images of a
+    batch take the times of a stretch in turn, so that many images see all of them.
+
     Args:
       x0: [B, ...] clean data on the 256 levels of [-1, 1].
-      key: a typed key; term t uses `fold_in(key, t)`.
+      key: a typed key; draw n uses `fold_in(key, n)`, which is term n where all are worked out.
       prediction, variance, clip: as in `p_mean_variance`.
+      draws: terms for each image, 0 … T; 0 is all of them.
     Returns:
       VLB, whose terms are [B] and [T, B] nats.
     Raises:
-      InvalidInput: as `p_mean_variance` does.
+      InvalidInput: as `p_mean_variance` does, or so many draws cannot be made.
     """
+    batch, first, widths = len(x0), *stretches(schedule.steps, draws or schedule.steps)
 
-    def term(_, t):
-        eps = jax.random.normal(jax.random.fold_in(key, t), x0.shape, x0.dtype)
-        batch_t = jnp.full(x0.shape[:1], t)
-        xt = q_sample(schedule, x0, batch_t, eps)
-        output = network_output(schedule, denoiser, xt, batch_t)
-        nats, predicted_x0 = bound_term(schedule, output, x0, xt, batch_t, prediction=prediction, variance=variance, clip=clip)
-        return None, (nats, mean_over_example((x0 - predicted_x0) ** 2))
+    def draw(_, row):
+        number, low, width = row
+        eps_key = jax.random.fold_in(key, number)
+        offset = jax.random.randint(jax.random.fold_in(eps_key, 0), (), 0, width)
+        t = low + (offset + jnp.arange(batch)) % width
+        xt = q_sample(schedule, x0, t, jax.random.normal(eps_key, x0.shape, x0.dtype))
+        output = network_output(schedule, denoiser, xt, t)
+        nats, predicted_x0 = bound_term(schedule, output, x0, xt, t, prediction=prediction, variance=variance, clip=clip)
+        return None, (t, width * nats, width * mean_over_example((x0 - predicted_x0) ** 2))
 
-    _, (terms, x0_mse) = jax.lax.scan(term, None, jnp.arange(schedule.steps))
+    _, (t, nats, mse) = jax.lax.scan(draw, None, (jnp.arange(len(first)), first, widths))
+    empty = jnp.zeros((schedule.steps, batch), x0.dtype)
+    terms, x0_mse = (empty.at[t, jnp.arange(batch)].set(values) for values in (nats, mse))
     return VLB(prior_kl(schedule, x0), terms.at[0].set(0.0), terms[0], x0_mse)
+
+
+def stretches(steps: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The chain of `steps` times cut into `count` stretches, short where the terms are large: first times and widths, [count].
+
+    The n-th begins at (n/count)² · steps, or where the one before it has had one time: most of the bound is in the terms of
+    small t.
+
+    Raises:
+      InvalidInput: more stretches than times, or none.
+    """
+    if not 0 < count <= steps:
+        raise InvalidInput(f"{count} terms of a bound that has {steps} asked for: expected 1 to {steps}, or 0 for all")
+    number = np.arange(count + 1)
+    edges = np.maximum(np.rint((number / count) ** 2 * steps).astype(int), number)
+    return edges[:-1], np.diff(edges)
 
 
 def bits_per_dim(vlb: VLB, shape: Sequence[int]) -> jax.Array:

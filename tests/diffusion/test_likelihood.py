@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jax_ddpm import (
     VLB,
@@ -21,7 +23,9 @@ from jax_ddpm import (
     vlb_terms,
     x0_loss,
 )
+from jax_ddpm.diffusion.likelihood import stretches
 from jax_ddpm.diffusion.schedules import at
+from jax_ddpm.errors import InvalidInput
 from tests.references import (
     PIXELS,
     PREDICTIONS,
@@ -211,15 +215,15 @@ def gaussian_pixels() -> np.ndarray:
     return PIXELS[draw].astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames="variance")
-def exact_bound(schedule, x0, variance):
+@functools.partial(jax.jit, static_argnames=("variance", "draws"))
+def exact_bound(schedule, x0, variance, draws=0):
     """The bound by the best denoiser of N(0, .35²), on rounded data."""
 
     def x0_mean(xt, t):
         signal, noise = at(schedule.sqrt_alphas_bar, t, xt), at(schedule.sqrt_one_minus_alphas_bar, t, xt)
         return signal * SPREAD**2 / (signal**2 * SPREAD**2 + noise**2) * xt
 
-    return vlb_terms(schedule, x0_mean, x0, KEY, prediction="x0", variance=variance)
+    return vlb_terms(schedule, x0_mean, x0, KEY, prediction="x0", variance=variance, draws=draws)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
@@ -241,6 +245,44 @@ def test_every_term_has_the_mean_that_follows_from_gaussian_data(variance):
     # 256 images of 64 pixels a term, their own spread over √256 for the error; five of it, for 99 terms at once.
     standard_error = np.std(vlb.kl[1:], axis=1) / math.sqrt(BATCH)
     assert np.all(np.abs(vlb.kl[1:].mean(axis=1) - expected) < 5 * standard_error + 1e-4 * expected)
+
+
+def test_terms_that_are_drawn_stand_for_all_of_them():
+    steps, draws = 100, 7
+    every = exact_bound(linear_schedule(steps), gaussian_pixels(), "fixed_large")
+    few = exact_bound(linear_schedule(steps), gaussian_pixels(), "fixed_large", draws)
+    first, widths = stretches(steps, draws)
+    for low, width in zip(first[1:], widths[1:], strict=True):
+        rows = np.asarray(few.kl[low : low + width])
+        assert np.all((rows != 0).sum(axis=0) == 1)  # one time of the stretch for each image
+        seen = (rows != 0).sum(axis=1)
+        assert seen.max() - seen.min() <= 1  # each time by as many images
+    difference = np.asarray(few.total - every.total, np.float64)
+    spread = difference.std() / math.sqrt(BATCH)
+    assert abs(difference.mean()) < 4 * spread
+    assert spread < 0.05 * np.mean(every.total)  # so the mean says something
+    np.testing.assert_allclose(few.kl.mean(axis=1).sum(), every.kl.mean(axis=1).sum(), rtol=0.1)
+    np.testing.assert_allclose(few.x0_mse.mean(axis=1).sum(), every.x0_mse.mean(axis=1).sum(), rtol=0.1)
+
+
+def test_as_many_draws_as_terms_are_all_of_them():
+    every, all_drawn = (exact_bound(linear_schedule(10), gaussian_pixels(), "fixed_small", draws) for draws in (0, 10))
+    chex.assert_trees_all_equal(every, all_drawn)
+
+
+@given(st.integers(1, 4000), st.data())
+def test_stretches_cover_the_chain_once_and_grow(steps, data):
+    count = data.draw(st.integers(1, steps))
+    first, widths = stretches(steps, count)
+    assert (first[0], len(first), widths.sum(), widths.min() > 0) == (0, count, steps, True)
+    np.testing.assert_array_equal(first[1:], np.cumsum(widths)[:-1])
+    assert np.all(np.diff(widths) >= -1)  # but for what rounding to whole times does
+
+
+@pytest.mark.parametrize("draws", [-1, 11])
+def test_more_draws_than_terms_are_refused(draws):
+    with pytest.raises(InvalidInput, match=rf"{draws} terms of a bound that has 10 asked for: expected 1 to 10, or 0 for all"):
+        vlb_terms(linear_schedule(10), lambda xt, t: xt, jnp.zeros((1, 2)), KEY, draws=draws)
 
 
 def gaps(steps, beta_start):
