@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     """The network of configs/fashion_mnist.py, told an image of 8×8 that it is to enlarge to 32×32."""
     config = default_config()
     config.data.update(name="fashion_mnist", image_size=32, channels=1, flip=False)
+    config.diffusion.update(loss="hybrid", variance="learned_range")
     config.model.update(
         channels=32,
         multipliers=(1, 2, 2),
@@ -26,11 +27,12 @@ def get_config() -> ConfigDict:
         low_res_noise=0.1,
     )
     config.train.update(
-        steps=1000,
+        steps=5000,
         batch_size=64,
         learning_rate=1e-3,
-        warmup_steps=100,
-        ema_decay=0.995,
+        warmup_steps=200,
+        decay="linear",
+        ema_decay=0.999,
         log_every=50,
         checkpoint_every=250,
         keep_every=0,

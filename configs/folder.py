@@ -1,7 +1,9 @@
 """A folder of images of your own, at 32×32; subfolders, if there are any, are the classes.
 
+    python run.py --mode data --config configs/folder.py --config.data.directory=PATH    (what is in it, and damaged files)
     python run.py --config configs/folder.py --config.data.directory=PATH
 
+PATH is a folder or a zip; docs/data.md says how it may be laid out, and what becomes of images of every kind.
 For classes that the network knows of, so that one can ask for them, add --config.model.class_conditional=True. For grey images
 --config.data.channels=1; for images that must not be mirrored, such as writing, --config.data.flip=False. For 64×64
 --config.data.image_size=64 --config.model.attention_resolutions=16, (attention at a height that the network has).

@@ -1,0 +1,146 @@
+"""The same network, data, batches, steps and optimizer, trained here and in diffusers' way; both judged by our evaluator.
+
+    make .venv-parity/installed
+    .venv-parity/bin/python -m benchmarks.peer_training --workdir runs/peer
+
+"In diffusers' way" is what its example for unconditional image generation does: UNet2DModel, DDPMScheduler.add_noise, the mean
+square error of the noise, AdamW, clipping at norm 1, EMAModel, on PyTorch's own threads. It is given our batches in our order,
+so what differs is the initialisation, the draws of noise and time, and round-off. Its average is then put under our names, and
+one command of ours says how likely both find images that were held out.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from ml_collections import ConfigDict
+
+from configs import fashion_mnist
+from jax_ddpm import experiment
+from jax_ddpm.commands import evaluate, train
+from jax_ddpm.config import read_config, write_config
+from jax_ddpm.interop.diffusers import from_diffusers
+from jax_ddpm.runtime import configure
+from jax_ddpm.training.logging import read_metrics
+from jax_ddpm.training.weights import FILE_NAME, write_weights
+
+LAST = 200  # steps whose mean is called the final loss
+
+
+def make_config(steps: int) -> ConfigDict:
+    """configs/fashion_mnist.py with the loss and the learning rate of diffusers' example."""
+    config = fashion_mnist.get_config()
+    config.diffusion.update(loss="eps", variance="fixed_small")
+    config.train.update(steps=steps, decay="constant", ema_decay=0.995, log_every=LAST, checkpoint_every=steps)
+    config.train.update(sample_every=0, sample_count=16)
+    config.sampler.update(name="ddim", steps=50)  # of the few images that a run ends with
+    return config
+
+
+def make_peer(config: ConfigDict) -> UNet2DModel:
+    """diffusers' network of the same architecture."""
+    model, levels = config.model, len(config.model.multipliers)
+    heights = [config.data.image_size // 2**level for level in range(levels)]
+    attention = [height in model.attention_resolutions for height in heights]
+    return UNet2DModel(
+        sample_size=config.data.image_size,
+        in_channels=config.data.channels,
+        out_channels=config.data.channels,
+        block_out_channels=tuple(model.channels * each for each in model.multipliers),
+        layers_per_block=model.blocks,
+        down_block_types=tuple("AttnDownBlock2D" if each else "DownBlock2D" for each in attention),
+        up_block_types=tuple("AttnUpBlock2D" if each else "UpBlock2D" for each in reversed(attention)),
+        norm_num_groups=model.groups,
+        norm_eps=1e-6,
+        attention_head_dim=None,
+        downsample_padding=0,
+        freq_shift=1,
+        flip_sin_to_cos=False,
+        dropout=model.dropout,
+    )
+
+
+def train_peer(config: ConfigDict, batches: Iterator[Any]) -> tuple[UNet2DModel, list[float]]:
+    """The average of the trained network, and the loss of each step."""
+    torch.manual_seed(config.seed)
+    settings, scheduler = config.train, DDPMScheduler(num_train_timesteps=config.diffusion.steps)
+    model = make_peer(config).to(memory_format=torch.channels_last)
+    average = EMAModel(model.parameters(), decay=settings.ema_decay)
+    betas = (settings.adam_b1, settings.adam_b2)
+    adam = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas, settings.adam_eps, weight_decay=0.0)
+    rate = get_scheduler("constant_with_warmup", adam, num_warmup_steps=settings.warmup_steps)
+    losses = []
+    for step in range(settings.steps):
+        images = torch.from_numpy(next(batches)["image"].transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+        noise, t = torch.randn_like(images), torch.randint(0, config.diffusion.steps, (len(images),))
+        loss = torch.nn.functional.mse_loss(model(scheduler.add_noise(images, noise, t), t).sample, noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        adam.step()
+        rate.step()
+        adam.zero_grad()
+        average.step(model.parameters())
+        losses.append(loss.item())
+        if (step + 1) % LAST == 0:
+            print(f"diffusers: step {step + 1}/{settings.steps}  loss {np.mean(losses[-LAST:]):.4f}", flush=True)
+    average.copy_to(model.parameters())
+    return model, losses
+
+
+def keep(config: ConfigDict, model: UNet2DModel, workdir: Path) -> None:
+    """Writes the peer's weights as a folder that opens like a run of ours."""
+    like = jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
+    params = from_diffusers({name: tensor.numpy() for name, tensor in model.state_dict().items()}, like)
+    write_config(config, workdir)
+    write_weights(workdir / FILE_NAME, params, config.train.steps)
+
+
+def bits_per_dim(workdir: Path, count: int, draws: int) -> str:
+    """What our evaluator finds, as it prints it."""
+    config = read_config(workdir)
+    config.eval.update(count=count, draws=draws)
+    evaluate.main(config, workdir)
+    found = json.loads(next((workdir / "evaluation").glob("*/evaluation.json")).read_text())["bits_per_dim"]
+    return f"{found['mean']:.4f} ± {found['standard_error']:.4f}"
+
+
+def main() -> None:
+    """Trains both, one after the other, and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=2000, help="held-out images to judge by")
+    parser.add_argument("--draws", type=int, default=64, help="terms of the bound drawn for each")
+    given = parser.parse_args()
+    config = make_config(given.steps)
+    configure(0, "", config.train.batch_size)
+    ours, theirs = given.workdir / "jax_ddpm", given.workdir / "diffusers"
+
+    begin = time.perf_counter()
+    train.main(config, ours)
+    seconds = [time.perf_counter() - begin]
+    begin = time.perf_counter()
+    model, losses = train_peer(config, iter(train._make_batches(config, experiment.make_source(config))))
+    seconds.append(time.perf_counter() - begin)
+    keep(config, model.eval(), theirs)
+
+    size = sum(parameter.numel() for parameter in model.parameters())
+    final = [read_metrics(ours)[-1]["loss"], float(np.mean(losses[-LAST:]))]
+    print(f"\n{size:,} parameters each, {given.steps:,} steps of {config.train.batch_size} images")
+    print(f"{'':>12}{f'loss, last {LAST}':>16}{'bits/dim held out':>22}{'seconds':>10}")
+    for name, workdir, loss, took in zip(("jax_ddpm", "diffusers"), (ours, theirs), final, seconds, strict=True):
+        print(f"{name:>12}{loss:>16.4f}{bits_per_dim(workdir, given.count, given.draws):>22}{took:>10.0f}")
+
+
+if __name__ == "__main__":
+    main()
