@@ -12,7 +12,10 @@ from jax_ddpm.data.sources.source import Example, Source
 from jax_ddpm.data.sources.tfds import tensorflow_dataset
 from jax_ddpm.errors import InvalidInput, choose
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts its files
+FASHION_PLACES = (  # where its files are looked for
+    Path("data/fashion_mnist"),  # `make data` puts them here
+    Path("/usr/share/datasets/fashion-mnist"),  # Debian's package dataset-fashion-mnist
+)
 FASHION_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FASHION_FILES = {"train": "train", "test": "t10k"}  # what the names of a split's two files begin with
 
@@ -23,16 +26,17 @@ def fashion_mnist(split: str, directory: str = "") -> Source:
     They are 28×28. Two black pixels on every side make them 32×32, which halves more often; at that image size no
     pixel is resampled.
 
-    Read from the four IDX files in which they are published, gzipped or unpacked, in `directory` or, where none is given, where
-    Debian puts them. If they are not there, from TensorFlow Datasets.
+    Read from the four IDX files in which they are published, gzipped or unpacked, in `directory` or, where none is given, the
+    first of FASHION_PLACES that has any. If none are there, from TensorFlow Datasets.
 
     Raises:
       InvalidInput: another split, files that are missing or damaged, or no files and no prepared set; the message says how to
         get either.
     """
-    folder = Path(directory).expanduser() if directory else FASHION_MNIST
-    if any(folder.glob("*-idx?-ubyte*")):
-        source = _fashion_files(folder, choose("split of fashion_mnist", split, FASHION_FILES))
+    places = [Path(directory).expanduser()] if directory else FASHION_PLACES
+    folder = next((place for place in places if any(place.glob("*-idx?-ubyte*"))), None)
+    if folder:
+        source = _fashion_files(folder, split)
     else:
         try:
             source = tensorflow_dataset("fashion_mnist", split, directory)
@@ -43,18 +47,19 @@ def fashion_mnist(split: str, directory: str = "") -> Source:
         example = source.read(index)
         return {**example, "image": np.pad(example["image"], ((2, 2), (2, 2), (0, 0)))}
 
-    return dataclasses.replace(source, read=padded)
+    return dataclasses.replace(source, read=padded, shape=(32, 32, 1), licence="MIT")
 
 
 _NO_FASHION_FILES = (
-    "Or have its four files, train-images-idx3-ubyte.gz and so on, which need no preparing: on Debian\n"
+    "Or have its four files, train-images-idx3-ubyte.gz and so on, which need no preparing: `make data` gets them; on Debian\n"
     "  apt-get install dataset-fashion-mnist\n"
-    "elsewhere from https://github.com/zalandoresearch/fashion-mnist, with --config.data.directory=FOLDER"
+    "does too, elsewhere they are at https://github.com/zalandoresearch/fashion-mnist, with --config.data.directory=FOLDER"
 )
 
 
-def _fashion_files(folder: Path, begin: str) -> Source:
-    """The 28×28 images of the two files whose names begin so."""
+def _fashion_files(folder: Path, split: str) -> Source:
+    """The 28×28 images of a split's two files."""
+    begin = choose("split of fashion_mnist", split, FASHION_FILES)
 
     def find(name: str) -> Path:
         for path in (folder / name, folder / f"{name}.gz"):
@@ -74,7 +79,7 @@ def _fashion_files(folder: Path, begin: str) -> Source:
     def read(index: int) -> Example:
         return {"image": images[index, :, :, None], "label": int(labels[index])}
 
-    return Source("fashion_mnist", len(images), read, FASHION_NAMES)
+    return Source("fashion_mnist", len(images), read, FASHION_NAMES, split, tuple(FASHION_FILES))
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

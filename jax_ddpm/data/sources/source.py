@@ -1,10 +1,34 @@
 """What every source of images is: a random-access sequence of {"image": [H, W, C] uint8, "label": int}."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypedDict
 
 import numpy as np
+
+from jax_ddpm.errors import InvalidInput
+
+
+class DamagedImage(InvalidInput):
+    """A single image cannot be read; the message names it."""
+
+
+@contextlib.contextmanager
+def told_as_damaged(name: str) -> Iterator[None]:
+    """Whatever is raised while an image is read, as what the image called `name` has.
+
+    What decoders raise depends on the bytes that they are given, and is of many kinds.
+
+    Raises:
+      DamagedImage: anything was raised but InvalidInput, which says all that there is to say, and that memory is short.
+    """
+    try:
+        yield
+    except (InvalidInput, MemoryError):
+        raise
+    except Exception as error:
+        raise DamagedImage(f"{name} cannot be read as an image: {str(error) or type(error).__name__}") from error
 
 
 class Example(TypedDict):
@@ -21,7 +45,7 @@ class Source:
     Attributes:
       name: as in the config.
       size: how many examples there are.
-      read: number -> example.
+      read: number -> example; several threads may call it at once. Raises DamagedImage where one image cannot be read.
       class_names: by label; empty where the images have no labels.
       split: which part of the data these are; "" where it has no parts.
       splits: the parts that there are.

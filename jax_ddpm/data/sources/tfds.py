@@ -4,13 +4,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jax_ddpm.data.sources.source import Example, Source
+import numpy as np
+
+from jax_ddpm.data.sources.source import Example, Source, told_as_damaged
 from jax_ddpm.errors import InvalidInput, did_you_mean
 
 
-def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
+def tensorflow_dataset(name: str, split: str, directory: str = "", besides: Sequence[str] = ()) -> Source:
     """An image set of TensorFlow Datasets, read without TensorFlow from a prepared folder.
 
+    Args:
+      besides: what else the name might have been meant to be, for the message.
     Raises:
       InvalidInput: an unknown name or split, a set without images, or one that is not prepared; the message has the command.
     """
@@ -19,10 +23,10 @@ def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
     try:
         builder = tfds.builder(name, data_dir=directory or None)
     except tfds.core.DatasetNotFoundError as error:
-        known = ["digits", "folder", *tfds.list_builders(with_community_datasets=False)]
+        known = [*besides, *tfds.list_builders(with_community_datasets=False)]
         raise InvalidInput(
-            f"unknown data set {name!r}: expected digits, folder, or a name from the catalogue of TensorFlow Datasets."
-            f"{did_you_mean(name, known)}"
+            f"unknown data set {name!r}: expected {''.join(f'{other}, ' for other in besides)}or a name from the catalogue of "
+            f"TensorFlow Datasets.{did_you_mean(name, known)}"
         ) from error
     except (AssertionError, ValueError) as error:  # no such version or configuration, or no name at all
         raise InvalidInput(f"data set {name!r}: {error}") from error
@@ -31,6 +35,7 @@ def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
     features, splits = builder.info.features, builder.info.splits
     if "image" not in features:
         raise InvalidInput(f"data set {name!r} has no images: its features are {', '.join(features)}")
+    _check_images(name, features["image"])
     try:
         examples: Sequence[Any] = builder.as_data_source(split)
         size = len(examples)
@@ -42,13 +47,25 @@ def tensorflow_dataset(name: str, split: str, directory: str = "") -> Source:
             f"unknown split of {name} {split!r}: expected one of {', '.join(splits)}, or parts of them as in train[:90%]+test."
             f"{did_you_mean(wrong, splits)}"
         ) from error
-    names = tuple(features["label"].names) if "label" in features else ()
+    names = tuple(getattr(features["label"], "names", None) or ()) if "label" in features else ()
 
     def read(index: int) -> Example:
-        example = examples[index]
-        return {"image": example["image"], "label": int(example.get("label", 0))}
+        with told_as_damaged(f"image {index} of {name} ({split})"):
+            example = examples[index]
+        return {"image": example["image"], "label": int(example["label"]) if names else 0}
 
-    return Source(name, size, read, names)
+    shape = None if None in features["image"].shape else features["image"].shape
+    licence = builder.info.redistribution_info.license.strip().partition("\n")[0]
+    return Source(name, size, read, names, split, tuple(splits), shape, licence or "not known")
+
+
+def _check_images(name: str, feature: Any) -> None:
+    """Raises InvalidInput where they are neither grey nor RGB of eight bits."""
+    if feature.np_dtype != np.uint8 or feature.shape[-1] not in (1, 3):
+        raise InvalidInput(
+            f"data set {name!r} has images of {feature.shape[-1]} channels and type {np.dtype(feature.np_dtype)}: "
+            "expected 1 or 3 channels of uint8"
+        )
 
 
 def _how_to_prepare(name: str, builder: Any, state: str, beside: str) -> str:

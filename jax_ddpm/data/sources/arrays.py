@@ -1,0 +1,122 @@
+"""Images that lie in one .npy or .npz file."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_ddpm.data.sources.source import Example, Source
+from jax_ddpm.errors import InvalidInput, choose
+
+LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (  # by split, the names of the images and of their labels in an .npz file
+    {"": ("arr_0", "arr_1")},  # guided-diffusion's samples, and our own
+    {"": ("images", "labels")},
+    {split: (f"x_{split}", f"y_{split}") for split in ("train", "test")},  # Keras
+    {split: (f"{split}_images", f"{split}_labels") for split in ("train", "val", "test")},  # MedMNIST
+)
+
+
+def arrays(split: str, path: str) -> Source:
+    """Images [N, H, W] or [N, H, W, 1 or 3] uint8 in a NumPy file.
+
+    An .npy file is mapped into memory, not read as a whole. An .npz file may hold labels too, integers [N] or [N, 1] from 0 on,
+    and splits; LAYOUTS says by what names. Classes are named by their numbers: those of all splits together. Where there are no
+    splits, `split` counts for nothing.
+
+    Raises:
+      InvalidInput: no such file, or of another kind; arrays of other names, shapes or values; no such split.
+    """
+    if not path:
+        raise InvalidInput("no file given: say where the images are, --config.data.directory=FILE.npz or FILE.npy")
+    file = Path(path).expanduser().absolute()
+    opened = _open(file)
+    layout = _layout(file, opened)
+    splits = tuple(name for name in layout if name)
+    chosen = choose(f"split of {file}", split, {name: name for name in splits}) if splits else ""
+    image_name, label_name = layout[chosen]
+    images = _images(f"{image_name} in {file}", _array(file, opened, image_name))
+    all_labels = {
+        name: _labels(f"{names[1]} in {file}", _array(file, opened, names[1]))
+        for name, names in layout.items()
+        if names[1] in opened
+    }
+    labels = all_labels.get(chosen, np.zeros(len(images), int))
+    if len(labels) != len(images):
+        raise InvalidInput(f"{file} holds {len(images):,} {image_name} and {len(labels):,} {label_name}: expected as many")
+    classes = max(int(each.max(initial=-1)) + 1 for each in all_labels.values()) if chosen in all_labels else 0
+
+    def read(index: int) -> Example:
+        return {"image": np.array(images[index]), "label": int(labels[index])}
+
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    return Source("arrays", len(images), read, tuple(map(str, range(classes))), chosen, splits, shape)
+
+
+def _open(file: Path) -> Mapping[str, np.ndarray]:
+    """The arrays by name; those of an .npz file are read when they are asked for. That of an .npy file is called images."""
+    if not file.is_file():
+        raise InvalidInput(f"no file at {file}: --config.data.directory must name an .npy or .npz file")
+    try:
+        opened: Any = np.load(file, mmap_mode="r")
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"{file} cannot be read as an .npy or .npz file: {error}") from error
+    return {"images": opened} if isinstance(opened, np.ndarray) else opened
+
+
+def _array(file: Path, opened: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    try:
+        return opened[name]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InvalidInput(f"{name} in {file} cannot be read: {error}") from error
+
+
+def _layout(file: Path, opened: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """Of the first layout whose images are there, the splits that are."""
+    for layout in LAYOUTS:
+        if there := {split: names for split, names in layout.items() if names[0] in opened}:
+            return there
+    expected = ", ".join(names[0] for layout in LAYOUTS for names in layout.values())
+    raise InvalidInput(f"{file} holds {', '.join(opened) or 'nothing'}: expected images under one of the names {expected}")
+
+
+def _images(name: str, images: np.ndarray) -> np.ndarray:
+    """[N, H, W, 1 or 3] uint8.
+
+    Raises:
+      InvalidInput: they are something else; the message says how to make this of it.
+    """
+    if images.ndim == 3 and images.shape[-1] not in (1, 3):  # these would be the channels of a single image
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        moved = images.ndim == 4 and images.shape[1] in (1, 3)
+        hint = ". The channels go last: np.moveaxis(images, 1, -1)" if moved else ""
+        raise InvalidInput(f"{name} has the shape {images.shape}: expected [N, H, W], [N, H, W, 1] or [N, H, W, 3]{hint}")
+    if images.dtype != np.uint8:
+        span = f", in the first image from {images[0].min()} to {images[0].max()}" if images.dtype.kind in "biuf" else ""
+        raise InvalidInput(
+            f"{name} has values of type {images.dtype}{span}: expected uint8, 0..255. Of numbers in [0, 1] it is "
+            "np.rint(images * 255).astype(np.uint8), in [-1, 1] np.rint(images * 127.5 + 127.5).astype(np.uint8), of whole "
+            "ones in 0..255 images.astype(np.uint8)"
+        )
+    return images
+
+
+def _labels(name: str, labels: np.ndarray) -> np.ndarray:
+    """[N] integers.
+
+    Raises:
+      InvalidInput: they are something else.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+        hint = ". Of one-hot rows it is labels.argmax(axis=1)" if labels.ndim == 2 else ""
+        raise InvalidInput(
+            f"{name} has the shape {labels.shape} and the type {labels.dtype}"
+            f"{f', from {labels.min()} on' if labels.ndim == 1 and labels.dtype.kind == 'i' else ''}: "
+            f"expected integers [N] from 0 on{hint}"
+        )
+    return labels.astype(np.int64)
