@@ -32,11 +32,11 @@ from jax_ddpm.config import read_config
 from jax_ddpm.data.pipeline import one_pass
 from jax_ddpm.data.transforms import to_float, to_uint8
 from jax_ddpm.evaluation.frechet import Moments, frechet_distance, moments
-from jax_ddpm.generation import Guide, make_generator, open_guide
+from jax_ddpm.generation import make_generator, open_guide
 from jax_ddpm.pictures import save_png
 from jax_ddpm.pictures import table as titled
 from jax_ddpm.runtime import configure
-from jax_ddpm.trained import open_run
+from jax_ddpm.trained import Classifier, open_run
 from jax_ddpm.training.sharding import make_mesh
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
@@ -123,7 +123,7 @@ def milliseconds(samplers: list[Prepared], images: int, rounds: int) -> list[flo
     return [statistics.median(times) for times in found]
 
 
-def feature_moments(guide: Guide, images: np.ndarray) -> Moments:
+def feature_moments(guide: Classifier, images: np.ndarray) -> Moments:
     """The moments of what the classifier pools of [N, H, W, C] uint8 images, told that there is no noise."""
 
     @jax.jit

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm import experiment, objective
 from jax_ddpm.config import default_config
+from jax_ddpm.data.reading import ON_DAMAGED
 from jax_ddpm.diffusion.losses import check_hybrid
 from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, check_prediction
 from jax_ddpm.errors import InvalidInput, choose
@@ -20,8 +21,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       InvalidInput: the first setting that cannot be used.
     """
-    _check_ranges(config)
-    choose("data.channels", str(config.data.channels), {"1": 1, "3": 3})
+    check_data(config)
     size, multiple = config.data.image_size, 2 ** (len(config.model.multipliers) - 1)
     if size % multiple:
         raise InvalidInput(
@@ -43,10 +43,37 @@ def check(config: ConfigDict) -> None:
     objective.make_timesteps(config)
     objective.make_loss_fn(config)
     for name in experiment.chosen_metrics(config):
-        experiment.METRICS[name](config)
+        if name in experiment.METRICS:
+            experiment.METRICS[name](config)
     if not experiment.is_classifier(config):
         experiment.make_sampler(config)
         experiment.chosen_labels(config, 1)
+
+
+def check_data(config: ConfigDict) -> None:
+    """Whether images can be read and fitted as the settings say, whatever network they are for.
+
+    Raises:
+      InvalidInput: the first setting that cannot be used.
+    """
+    _check_ranges(config)
+    choose("data.channels", str(config.data.channels), {"1": 1, "3": 3})
+    _check_augmentation(config)
+
+
+def _check_augmentation(config: ConfigDict) -> None:
+    """Raises InvalidInput where images cannot be augmented so, or the network is not told of it."""
+    data = config.data
+    choose("data.on_damaged", data.on_damaged, ON_DAMAGED)
+    if data.crop > 1:
+        raise InvalidInput(f"data.crop={data.crop}: expected a share of the side, at most 1, such as 0.8")
+    if data.augment > 1:
+        raise InvalidInput(f"data.augment={data.augment}: expected a probability, at most 1, such as 0.12")
+    if data.augment and experiment.is_classifier(config):
+        raise InvalidInput(
+            f"data.augment={data.augment}: a classifier is not told how images were augmented. Expected 0, and data.flip, "
+            "data.crop or data.rotate for what may be done to them untold"
+        )
 
 
 def _check_low_res(config: ConfigDict) -> None:
@@ -125,7 +152,7 @@ def _check_sampler(config: ConfigDict) -> None:
 
 
 _MORE_THAN_ZERO = {
-    "data": ("image_size", "workers"),
+    "data": ("image_size", "workers", "crop"),
     "diffusion": ("steps", "min_snr_gamma", "p2_k"),
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
     "train": (
@@ -137,6 +164,7 @@ _MORE_THAN_ZERO = {
     "eval": ("batch_size", "ode_tolerance"),
 }
 _NOT_NEGATIVE = {
+    "data": ("cache_mib", "prefetch", "rotate", "augment", "inspect"),
     "diffusion": ("hybrid_weight", "p2_gamma"),
     "model": ("head_channels", "low_res_size"),
     "train": ("adam_eps", "weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),

@@ -12,7 +12,14 @@ from jax_ddpm.files import write_whole
 
 FILE_NAME = "config.json"
 FIXED = ("seed", "data", "diffusion", "model", "train.batch_size")  # what a run that has begun cannot change
-FREE = ("data.directory", "data.workers")  # except for these
+FREE = (
+    "data.directory",
+    "data.workers",
+    "data.cache_mib",
+    "data.prefetch",
+    "data.on_damaged",
+    "data.inspect",
+)  # except for these
 
 
 def default_config() -> ConfigDict:
@@ -21,13 +28,20 @@ def default_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.name = "cifar10"  # digits, fashion_mnist, folder, or a name from the catalogue of TensorFlow Datasets
+    data.name = "cifar10"  # digits, fashion_mnist, emoji, folder, arrays, hf:NAME, or a set of TensorFlow Datasets
     data.split = "train"
-    data.directory = ""  # where the images, the IDX files or the prepared sets of TensorFlow Datasets are ("": its own default)
+    data.directory = ""  # the folder, zip or file they are in, or where sets are kept ("": each set's own default)
     data.image_size = 32  # pixels a side
     data.channels = 3  # 1 (grey) or 3 (RGB)
     data.workers = 2  # threads that read and fit images
+    data.cache_mib = 1024  # images are kept in memory once they are read and fitted, if all fit in so much; 0: never
+    data.prefetch = 2  # batches put on the devices ahead
+    data.on_damaged = "stop"  # of an image that cannot be read: stop, skip (the next one takes its place)
     data.flip = True  # mirror left to right in one of two draws
+    data.crop = 1.0  # the least share of the side that a random square is cut out of; 1: none is cut
+    data.rotate = 0.0  # degrees by which an image is turned at most, either way
+    data.augment = 0.0  # probability of each move of non-leaking augmentation, which the network is told of; 0: there is none
+    data.inspect = 10_000  # images that --mode data reads, spread over all; 0: every one
     data.class_names = ()  # by label; found out and kept when training starts
 
     config.diffusion = diffusion = ConfigDict()
@@ -128,7 +142,7 @@ def default_config() -> ConfigDict:
     edit.seed = 0
 
     config.eval = evaluation = ConfigDict()
-    evaluation.metrics = ("bits_per_dim",)  # bits_per_dim (the bound), ode_bits_per_dim (the flow), accuracy (of a classifier)
+    evaluation.metrics = ("bits_per_dim",)  # of held-out images or samples: see METRICS in experiment.py
     evaluation.split = "test"  # of the data
     evaluation.count = 0  # how many of its images, from the first on; 0 takes all
     evaluation.batch_size = 64
@@ -136,6 +150,7 @@ def default_config() -> ConfigDict:
     evaluation.clip = True  # hold x_0 within [-1, 1] at every step of the bound
     evaluation.respacing = ""  # steps of the bound: uniform50, quad50, ddim50, 10,15,20 of as many parts; "": every one
     evaluation.draws = 0  # terms of the bound worked out for each image, at times drawn all along the chain; 0: every one
+    evaluation.classifier = ""  # of agreement: the workdir of the one that says what samples are of
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 
     config.export_weights = export = ConfigDict()

@@ -18,7 +18,8 @@ from jax_ddpm.diffusion.samplers import ddim_inverse
 from jax_ddpm.diffusion.sampling import Sampler, sample, sample_trajectory
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import image_shape, known_classes, make_denoiser, make_network, make_sampler, make_schedule
-from jax_ddpm.generation import Guide, check_steering, frame_steps, steer
+from jax_ddpm.generation import check_steering, frame_steps, steer
+from jax_ddpm.trained import Classifier
 from jax_ddpm.training.sharding import replicated, split_batch
 from jax_ddpm.training.state import Params
 
@@ -51,7 +52,7 @@ class Task(NamedTuple):
 
 def _chain(
     config: ConfigDict,
-    guide: Guide | None,
+    guide: Classifier | None,
     sampler: Sampler,
     *,
     start: Callable[[Sampler, Arrays, jax.Array], jax.Array],
@@ -91,7 +92,7 @@ def _from_noise(config: ConfigDict) -> Callable[[Sampler, Arrays, jax.Array], ja
     return lambda sampler, given, key: jax.random.normal(key, (len(given["label"]), *image_shape(config)))
 
 
-def make_inpaint(config: ConfigDict, guide: Guide | None) -> Task:
+def make_inpaint(config: ConfigDict, guide: Classifier | None) -> Task:
     """Keeps what `mask` [B, H, W, 1] has at 1 and draws the rest anew, as `inpaint` does."""
     edit = config.edit
 
@@ -104,7 +105,7 @@ def make_inpaint(config: ConfigDict, guide: Guide | None) -> Task:
         raise InvalidInput(f"edit.resamples={edit.resamples}: {error}. 1 goes with every sampler") from error
 
 
-def make_sdedit(config: ConfigDict, guide: Guide | None) -> Task:
+def make_sdedit(config: ConfigDict, guide: Classifier | None) -> Task:
     """Noises the images part of the way, and draws them anew from there, as `sdedit` does."""
     sampler = make_sampler(config, partial_chain(make_schedule(config), config.edit.strength))
 
@@ -114,7 +115,7 @@ def make_sdedit(config: ConfigDict, guide: Guide | None) -> Task:
     return _chain(config, guide, sampler, start=noised, begins="noised")
 
 
-def make_enlarge(config: ConfigDict, guide: Guide | None) -> Task:
+def make_enlarge(config: ConfigDict, guide: Classifier | None) -> Task:
     """Draws images of which `small` [B, h, w, C] are what a network for that, with model.low_res_size, is told.
 
     Raises:
@@ -126,7 +127,7 @@ def make_enlarge(config: ConfigDict, guide: Guide | None) -> Task:
     return _chain(config, guide, make_sampler(config), start=_from_noise(config))
 
 
-def make_encode(config: ConfigDict, guide: Guide | None) -> Task:
+def make_encode(config: ConfigDict, guide: Classifier | None) -> Task:
     """Images to noise, `latent`, and back again; without guidance, which has no way back."""
     config = deterministic(config)
     up, down = both_ways(config)
@@ -148,7 +149,7 @@ def _there_and_back(config: ConfigDict, up: Sampler) -> tuple[tuple[int, ...], t
     return at_steps, ("input", *there, "noise", *back, "result")
 
 
-def make_translate(config: ConfigDict, guide: Guide | None) -> Task:
+def make_translate(config: ConfigDict, guide: Classifier | None) -> Task:
     """Encodes each image as what it is, and decodes its noise as each of `targets` [B, results], guided to it."""
     config = deterministic(config)
     up, down = both_ways(config)
@@ -167,7 +168,7 @@ def make_translate(config: ConfigDict, guide: Guide | None) -> Task:
     return Task(run, up.evaluations + down.evaluations, titles, len(targets(config)))
 
 
-def make_interpolate(config: ConfigDict, guide: Guide | None) -> Task:
+def make_interpolate(config: ConfigDict, guide: Classifier | None) -> Task:
     """Encodes each image and `image_2`, and decodes what lies between the two, each as `labels` [B, results] says."""
     config = deterministic(config)
     up, down = both_ways(config)
@@ -186,7 +187,7 @@ def make_interpolate(config: ConfigDict, guide: Guide | None) -> Task:
     return Task(run, up.evaluations + down.evaluations, results=config.edit.frames)
 
 
-TASKS: dict[str, Callable[[ConfigDict, Guide | None], Task]] = {
+TASKS: dict[str, Callable[[ConfigDict, Classifier | None], Task]] = {
     "inpaint": make_inpaint,
     "interpolate": make_interpolate,
     "encode": make_encode,
@@ -257,7 +258,7 @@ Editor = Callable[[Params, dict[str, np.ndarray], int], dict[str, np.ndarray]]
 """(params, what is given, seed) -> what is made of it; arrays by name, each [N, ...]."""
 
 
-def make_editor(config: ConfigDict, task: Task, guide: Guide | None, mesh: Mesh) -> Editor:
+def make_editor(config: ConfigDict, task: Task, guide: Classifier | None, mesh: Mesh) -> Editor:
     """A function that runs the task over images, so many at a time that `sample.batch_size` results are; it compiles once.
 
     The same seed and batch size give the same results.

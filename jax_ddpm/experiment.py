@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jax_ddpm.data.augment import TOLD, Augmentation
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.diffusion.likelihood import VLB, stretches, vlb_terms
@@ -101,6 +102,7 @@ def _make_unet(config: ConfigDict) -> UNet:
         num_classes=classes,
         null_label=classes > 0 and config.model.label_dropout > 0,
         low_resolution=config.model.low_res_size > 0,
+        augmentation=TOLD if config.data.augment else 0,
         **_encoder_settings(config),
     )
 
@@ -171,11 +173,12 @@ def make_denoiser(
     labels: jax.Array | None,
     dropout_key: jax.Array | None = None,
     low_resolution: LowResolution | None = None,
+    augmentation: jax.Array | None = None,
 ) -> Denoiser:
     """The network as a function of x_t and t alone; with a key for dropout it is in training.
 
     Where x_t is the batch twice over, as guidance without a classifier has it, so is the small image; labels are as many as
-    there are images.
+    there are images. Without an augmentation the network takes the images for what they are, which is what is drawn.
 
     Raises:
       InvalidInput: the network is a classifier.
@@ -185,11 +188,11 @@ def make_denoiser(
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
 
     def denoiser(xt: jax.Array, t: jax.Array) -> jax.Array:
-        small: dict[str, Any] = {}
+        told: dict[str, Any] = {} if augmentation is None else {"augmentation": augmentation}
         if low_resolution is not None:
             image, steps = (jnp.concatenate([each] * (len(xt) // len(each))) for each in low_resolution)
-            small = {"low_res": image, "low_res_t": steps}
-        output = network.apply({"params": params}, xt, t, labels, **small, train=dropout_key is not None, rngs=rngs)
+            told |= {"low_res": image, "low_res_t": steps}
+        output = network.apply({"params": params}, xt, t, labels, **told, train=dropout_key is not None, rngs=rngs)
         return cast(jax.Array, output)
 
     return denoiser
@@ -204,6 +207,12 @@ def small_images(config: ConfigDict, x0: jax.Array) -> LowResolution | None:
 def low_res_steps(config: ConfigDict) -> int:
     """The most steps of the forward process by which training noises the small image that is to be enlarged."""
     return round(config.model.low_res_noise * config.diffusion.steps)
+
+
+def make_augmentation(config: ConfigDict) -> Augmentation:
+    """What training does to the images at random."""
+    data = config.data
+    return Augmentation(data.flip, data.crop, data.rotate, data.augment)
 
 
 def make_source(config: ConfigDict) -> Source:
@@ -269,23 +278,29 @@ METRICS: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
     "ode_bits_per_dim": make_flow_bits,
     "accuracy": make_accuracy,
 }
+SAMPLE_METRICS = ("agreement", "nearest")  # of images drawn as --mode sample draws them
 
 
 def chosen_metrics(config: ConfigDict) -> tuple[str, ...]:
-    """The names in `eval.metrics`; a flag gives several as one text, with commas between them.
+    """The names in `eval.metrics`, of METRICS or SAMPLE_METRICS; a flag gives several as one text, with commas between them.
 
     Raises:
       InvalidInput: there is no such metric, or not of such a network.
     """
     names = tuple(name.strip() for name in ",".join(config.eval.metrics).split(","))
     for name in names:
-        choose("eval.metrics", name, METRICS)
+        choose("eval.metrics", name, METRICS | dict.fromkeys(SAMPLE_METRICS))
         if is_classifier(config) and name != "accuracy":
             raise InvalidInput(f"eval.metrics={name}: a classifier says nothing of how likely images are. Expected accuracy")
         if name == "accuracy" and not is_classifier(config):
             raise InvalidInput(
                 f"eval.metrics=accuracy is of a classifier, and model.network={config.model.network}. Expected one of "
-                f"{', '.join(each for each in METRICS if each != 'accuracy')}"
+                f"{', '.join(each for each in (*METRICS, *SAMPLE_METRICS) if each != 'accuracy')}"
+            )
+        if name == "agreement" and not (config.eval.classifier and known_classes(config)):
+            raise InvalidInput(
+                "eval.metrics=agreement is how often a classifier takes samples for the class asked for. Expected a run that "
+                "can be asked for classes, and --config.eval.classifier, the workdir of one that knows them"
             )
     return names
 

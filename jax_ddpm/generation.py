@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jax_ddpm.config import default_config, read_config
+from jax_ddpm.config import default_config
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.diffusion.guidance import classifier_free, classifier_guided, guided_mean
 from jax_ddpm.diffusion.low_resolution import LowResolution
@@ -30,8 +30,7 @@ from jax_ddpm.experiment import (
     make_schedule,
     num_classes,
 )
-from jax_ddpm.models.classifier import NoisyClassifier
-from jax_ddpm.trained import open_run
+from jax_ddpm.trained import Classifier, open_classifier
 from jax_ddpm.training.sharding import replicated, split_batch
 from jax_ddpm.training.state import Params
 
@@ -39,40 +38,13 @@ Generator = Callable[[Params, np.ndarray, int], Iterator[tuple[np.ndarray, np.nd
 """(params, labels [N], seed) -> batches of images [B, H, W, C] and of the chain's kept states [K, B, H, W, C], all uint8."""
 
 _LONGEST_NAME = 120  # bytes of a folder's name: file systems allow 255, and more may be put before it
-_IMAGES = ("data.image_size", "data.channels", "data.class_names")
-_NOISE = tuple(f"diffusion.{name}" for name in ("schedule", "steps", "beta_start", "beta_end", "zero_terminal_snr"))
 
 
-class Guide(NamedTuple):
-    """A trained classifier of noisy images and its parameters."""
-
-    network: NoisyClassifier
-    params: Params
-
-
-def open_guide(config: ConfigDict, mesh: Mesh) -> Guide | None:
-    """The classifier that `guidance.classifier` names, if it names one.
-
-    Raises:
-      InvalidInput: there is no such run, it is none of a classifier, or one of other images, classes or noise.
-    """
+def open_guide(config: ConfigDict, mesh: Mesh) -> Classifier | None:
+    """The classifier that `guidance.classifier` names, if it names one; `open_classifier` says what is wrong with it."""
     if not config.guidance.classifier:
         return None
-    workdir = Path(config.guidance.classifier).expanduser()
-    settings = read_config(workdir)
-    network = make_network(settings)
-    if not isinstance(network, NoisyClassifier):
-        raise InvalidInput(
-            f"guidance.classifier={workdir}: that run is of a U-Net. Expected one of model.network=noisy_classifier"
-        )
-    noised_alike = np.array_equal(make_schedule(config).betas, make_schedule(settings).betas)
-    for name in _IMAGES if noised_alike else _IMAGES + _NOISE:  # not every schedule heeds every one of its settings
-        group, key = name.split(".")
-        own, theirs = config[group][key], settings[group][key]
-        if own != theirs:
-            raise InvalidInput(f"guidance.classifier={workdir} was trained with {name}={theirs!r}: expected {own!r}, as here")
-    params, _ = open_run(settings, workdir, mesh)
-    return Guide(network, params)
+    return open_classifier(config, "guidance.classifier", mesh, same_noise=True)
 
 
 def steer(
@@ -80,7 +52,7 @@ def steer(
     sampler: Sampler,
     params: Params,
     labels: jax.Array,
-    guide: Guide | None,
+    guide: Classifier | None,
     guide_params: Params = None,
     small: LowResolution | None = None,
 ) -> tuple[Sampler, Denoiser]:
@@ -123,7 +95,7 @@ def _form(config: ConfigDict) -> str:
     return str(config.guidance.form or ("mean" if stochastic else "score"))
 
 
-def check_steering(config: ConfigDict, sampler: Sampler, guide: Guide | None) -> None:
+def check_steering(config: ConfigDict, sampler: Sampler, guide: Classifier | None) -> None:
     """Raises InvalidInput where the guide cannot move what `guidance.form` says; nothing is computed."""
     try:
         steer(config, sampler, None, jnp.zeros(1, jnp.int32), guide)

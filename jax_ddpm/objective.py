@@ -152,7 +152,8 @@ def _denoising_loss(network: UNet, schedule: NoiseSchedule, loss: Loss) -> LossF
     def loss_fn(params: Params, batch: Batch, key: jax.Array) -> Losses:
         labels = batch["label"] if network.num_classes else None
         small: LowResolution | None = batch.get("low_resolution")
-        denoiser = make_denoiser(network, params, labels, dropout_key=key, low_resolution=small)
+        told = {"low_resolution": small, "augmentation": batch.get("augmentation")}
+        denoiser = make_denoiser(network, params, labels, dropout_key=key, **told)
         return Losses(loss(schedule, denoiser, batch["image"], batch["t"], batch["eps"]), {})
 
     return loss_fn

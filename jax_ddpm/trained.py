@@ -2,18 +2,34 @@
 
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm.checks import check
 from jax_ddpm.config import check_unchanged, read_config
-from jax_ddpm.experiment import init_params
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.experiment import init_params, make_network, make_schedule
+from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
 from jax_ddpm.training.sharding import replicated
+from jax_ddpm.training.state import Params
 from jax_ddpm.training.weights import FILE_NAME as WEIGHTS_FILE
 from jax_ddpm.training.weights import Weights, read_weights
+
+_IMAGES = ("data.image_size", "data.channels", "data.class_names")
+_NOISE = tuple(f"diffusion.{name}" for name in ("schedule", "steps", "beta_start", "beta_end", "zero_terminal_snr"))
+
+
+class Classifier(NamedTuple):
+    """A trained classifier of noisy images: the settings of its run, the network and its parameters."""
+
+    config: ConfigDict
+    network: NoisyClassifier
+    params: Params
 
 
 def open_run(config: ConfigDict, workdir: Path, mesh: Mesh) -> Weights:
@@ -35,3 +51,28 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh) -> Weights:
         if checkpoints.latest_step is None and (workdir / WEIGHTS_FILE).is_file():
             return read_weights(workdir / WEIGHTS_FILE, like)
         return Weights(checkpoints.restore_ema(like), checkpoints.latest_step or 0)
+
+
+def open_classifier(config: ConfigDict, setting: str, mesh: Mesh, *, same_noise: bool) -> Classifier:
+    """The classifier whose workdir a setting names.
+
+    Args:
+      config: of the run whose images it is to know.
+      setting: such as "guidance.classifier".
+      same_noise: whether it must have been trained on the same noise.
+    Raises:
+      InvalidInput: there is no such run, it is none of a classifier, or one of other images, classes or noise.
+    """
+    group, name = setting.split(".")
+    workdir = Path(config[group][name]).expanduser()
+    settings = read_config(workdir)
+    network = make_network(settings)
+    if not isinstance(network, NoisyClassifier):
+        raise InvalidInput(f"{setting}={workdir}: that run is of a U-Net. Expected one of model.network=noisy_classifier")
+    noised_alike = not same_noise or np.array_equal(make_schedule(config).betas, make_schedule(settings).betas)
+    for alike in _IMAGES if noised_alike else _IMAGES + _NOISE:  # not every schedule heeds every one of its settings
+        group, name = alike.split(".")
+        own, theirs = config[group][name], settings[group][name]
+        if own != theirs:
+            raise InvalidInput(f"{setting}={workdir} was trained with {alike}={theirs!r}: expected {own!r}, as here")
+    return Classifier(settings, network, open_run(settings, workdir, mesh).params)

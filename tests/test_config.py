@@ -16,6 +16,7 @@ from configs import (
     digits_super_resolution,
     fashion_mnist,
     fashion_mnist_classifier,
+    fashion_mnist_conditional,
     fashion_mnist_super_resolution,
     folder,
     imagenet64_classifier,
@@ -26,7 +27,7 @@ from jax_ddpm.checks import check
 from jax_ddpm.config import changes, check_name, default_config, get_config, merge, read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 
-MODULES = [cifar, cifar_improved, digits, fashion_mnist, folder, imagenet64_improved]
+MODULES = [cifar, cifar_improved, digits, fashion_mnist, fashion_mnist_conditional, folder, imagenet64_improved]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -101,8 +102,14 @@ def test_the_imagenet_classifier_is_that_of_the_paper():
 def test_a_classifier_fits_the_network_that_it_guides(of_classifier, of_unet):
     classifier, unet = of_classifier.get_config(), of_unet.get_config()
     assert classifier.train.ema_decay == 0
-    for group in ("data", "diffusion"):
-        assert classifier[group].to_dict() == unet[group].to_dict()
+    assert classifier.data.to_dict() == unet.data.to_dict()
+    of_the_loss = {"diffusion.loss", "diffusion.variance"}
+    assert {name for name in changes(classifier, unet) if name.startswith("diffusion.")} <= of_the_loss
+
+
+def test_the_conditional_network_is_the_plain_one_told_the_class():
+    different = changes(fashion_mnist.get_config(), fashion_mnist_conditional.get_config())
+    assert different.keys() == {"model.class_conditional", "model.label_dropout", "train.sample_count"}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +141,14 @@ def test_digits_are_never_mirrored(module):
         (digits, {"model.head_channels": -1}, r"model\.head_channels=-1: expected 0 or more"),
         (digits, {"train.weight_decay": -0.1}, r"train\.weight_decay=-0\.1: expected 0 or more"),
         (digits, {"train.decay": "cosine"}, "unknown train.decay 'cosine': expected one of constant, linear"),
+        (digits, {"data.crop": 0.0}, r"data\.crop=0\.0: expected more than 0"),
+        (digits, {"data.crop": 1.1}, r"data\.crop=1\.1: expected a share of the side, at most 1"),
+        (digits, {"data.rotate": -1.0}, r"data\.rotate=-1\.0: expected 0 or more"),
+        (digits, {"data.augment": 1.5}, r"data\.augment=1\.5: expected a probability, at most 1"),
+        (digits, {"data.cache_mib": -1}, r"data\.cache_mib=-1: expected 0 or more"),
+        (digits, {"data.prefetch": -1}, r"data\.prefetch=-1: expected 0 or more"),
+        (digits, {"data.on_damaged": "go on"}, r"unknown data\.on_damaged 'go on': expected one of stop, skip"),
+        (digits_classifier, {"data.augment": 0.1}, r"data\.augment=0\.1: a classifier is not told"),
         (digits_classifier, {"model.low_res_size": 4}, r"model\.low_res_size=4: a classifier enlarges nothing"),
         (digits_classifier, {"eval.metrics": ("bits_per_dim",)}, "a classifier says nothing of how likely images are"),
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from configs import digits, digits_classifier, digits_super_resolution
 from jax_ddpm import experiment
+from jax_ddpm.data.augment import Augmentation
 from jax_ddpm.diffusion.low_resolution import LowResolution
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.classifier import NoisyClassifier
@@ -42,6 +43,28 @@ def test_settings_reach_the_network():
         **{"x": (1, 8, 8, 1), "t": (1,), "labels": (1,)},
         **{"low_res": (1, 8, 8, 1), "low_res_t": (1,)},
     }
+
+
+def test_a_network_is_told_of_non_leaking_augmentation_alone():
+    config = settings_of(digits)
+    config.data.update(flip=True, crop=0.9, rotate=3.0)
+    assert experiment.make_network(config).augmentation == 0
+    assert experiment.make_augmentation(config) == Augmentation(True, 0.9, 3.0, 0.0)
+    config.data.augment = 0.12
+    assert experiment.make_network(config).augmentation == 9
+    assert experiment.make_augmentation(config).non_leaking == 0.12
+
+
+class Told:
+    """A "network" that gives back what it is told of the augmentation."""
+
+    def apply(self, variables, xt, t, labels, *, train, rngs, augmentation):
+        return xt + augmentation.sum(axis=1, keepdims=True)
+
+
+def test_the_denoiser_is_told_how_each_image_was_augmented():
+    denoiser = experiment.make_denoiser(Told(), {}, None, augmentation=np.arange(6.0).reshape(3, 2))
+    np.testing.assert_array_equal(denoiser(np.zeros((3, 1)), np.zeros(3)), [[1], [5], [9]])
 
 
 class Adding:

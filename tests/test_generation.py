@@ -21,8 +21,9 @@ from jax_ddpm.diffusion.prediction import dynamic_threshold, static_clip
 from jax_ddpm.diffusion.respacing import noise_levels
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import init_params, make_network, make_sampler, make_source
-from jax_ddpm.generation import Guide, check_steering, folder_name, make_generator, open_guide, steer
+from jax_ddpm.generation import check_steering, folder_name, make_generator, open_guide, steer
 from jax_ddpm.objective import make_optimizer
+from jax_ddpm.trained import Classifier
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import make_mesh
 from jax_ddpm.training.state import create_state
@@ -81,7 +82,7 @@ def classifier_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def guide():
     config = tiny(make_tiny_classifier_config)
-    return Guide(make_network(config), some_params(config))
+    return Classifier(config, make_network(config), some_params(config))
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,26 @@ def test_the_small_image_is_noised_by_a_number_of_steps_drawn_evenly_up_to_the_s
     assert together == pytest.approx(0, abs=5 / np.sqrt(MANY)), "not the noise of the large image"
 
 
+class Repeating:
+    """A "network" that says what it is told of the augmentation first."""
+
+    num_classes = 0
+
+    def apply(self, variables, xt, t, labels, *, train, rngs, augmentation):
+        return augmentation[:, :1, None, None] * jnp.ones_like(xt)
+
+
+def test_the_network_is_told_of_the_augmentation_that_is_in_the_batch():
+    schedule, told = linear_schedule(100), np.array([[0.0, 5.0], [2.0, 0.0]])
+    batch = {"image": np.zeros((2, 4, 4, 1)), "eps": np.ones((2, 4, 4, 1)), "t": np.array([0, 50]), "augmentation": told}
+    loss_fn = objective._denoising_loss(Repeating(), schedule, objective.make_loss(digits.get_config()))
+    # The noise is 1 and the network says 0 and 2.
+    found = loss_fn({}, {**batch, "label": np.zeros(2, int)}, jax.random.key(0)).values
+    np.testing.assert_allclose(found, [1, 1], rtol=1e-6)
+    shifted = {**batch, "augmentation": told + 1, "label": np.zeros(2, int)}
+    np.testing.assert_allclose(loss_fn({}, shifted, jax.random.key(0)).values, [0, 4], atol=1e-6)
+
+
 class Linear:
     """A "classifier" whose logits are a matrix times the image and the time; it notes what it was told."""
 

@@ -85,7 +85,8 @@ def _describe_objective(config: ConfigDict) -> list[str]:
 def describe_data(config: ConfigDict) -> list[str]:
     """What the data holds, or how to come by it. Notes the classes in the config where it can."""
     data = config.data
-    fitted = f"  as {data.image_size}×{data.image_size}×{data.channels} in [-1, 1]{', flipped at random' if data.flip else ''}"
+    done = "".join(f", {each}" for each in _describe_augmentation(config))
+    fitted = f"  as {data.image_size}×{data.image_size}×{data.channels} in [-1, 1]{done}"
     try:
         source = experiment.make_source(config)
     except InvalidInput as error:
@@ -96,6 +97,18 @@ def describe_data(config: ConfigDict) -> list[str]:
     shape = "×".join(map(str, source[0]["image"].shape))
     classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
     return [f"data: {source.name}, {data.split}: {len(source):,} images, the first of {shape}, {classes}", fitted]
+
+
+def _describe_augmentation(config: ConfigDict) -> list[str]:
+    """What is done to the images at random."""
+    data = config.data
+    done = {
+        "flipped at random": data.flip,
+        f"cropped to {data.crop:.0%} of the side at the least": data.crop < 1,
+        f"turned by {data.rotate:g}° at the most": data.rotate,
+        f"non-leaking augmentation with probability {data.augment:g}": data.augment,
+    }
+    return [what for what, is_done in done.items() if is_done]
 
 
 def _describe_results(config: ConfigDict) -> list[str]:

@@ -17,11 +17,12 @@ from jax_ddpm.training.sharding import make_mesh
 
 
 class Drawn(NamedTuple):
-    """What was drawn: images [N, H, W, C] uint8, their labels [N], and where their grid is."""
+    """What was drawn: images [N, H, W, C] uint8, their labels [N], where their grid is, and from the weights of which step."""
 
     images: np.ndarray
     labels: np.ndarray
     grid: Path
+    step: int
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -50,7 +51,7 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
             bar.update(len(batch))
     images = np.concatenate(batches)
     directory = workdir / "samples" / folder_name(config, step, config.sample.seed)
-    return Drawn(images, labels, write(directory, images, labels, grid_columns(config, len(labels))))
+    return Drawn(images, labels, write(directory, images, labels, grid_columns(config, len(labels))), step)
 
 
 def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:

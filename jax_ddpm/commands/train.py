@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -17,24 +18,17 @@ from ml_collections import ConfigDict
 from jax_ddpm import experiment, objective
 from jax_ddpm.checks import check
 from jax_ddpm.commands.edit import PICTURES
-from jax_ddpm.commands.evaluate import (
-    NOTE_SEEN,
-    accuracy_table,
-    held_out,
-    hold,
-    judge_classifier,
-    seen_in_training,
-    show_accuracy,
-    which_images,
-)
 from jax_ddpm.config import check_unchanged, to_dict, write_config
+from jax_ddpm.data.augment import TOLD
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources.image_files import read_image
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.editor import make_editor, make_enlarge
 from jax_ddpm.generation import frame_steps, grid_columns, make_generator, open_guide
+from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training, which_images
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
+from jax_ddpm.reports import accuracy_table, judge_classifier, show_accuracy
 from jax_ddpm.runtime import cache_directory
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
@@ -63,10 +57,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
     print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
-    with stop_on_signals() as stop, Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
+    data = _make_batches(config, source, mesh)
+    with stop_on_signals() as stop, closing(data), Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
         if checkpoints.latest_step is not None or (workdir / WEIGHTS_FILE).is_file():
             check_unchanged(config, workdir)
-        data = _make_batches(config, source)
         state = _first_or_restored_state(config, mesh, workdir, checkpoints, data)
         write_config(config, workdir)
         draw_samples, show_results = _make_results(config, mesh, workdir)
@@ -80,17 +74,23 @@ def main(config: ConfigDict, workdir: Path) -> None:
     _show_loss(workdir)
 
 
-def _make_batches(config: ConfigDict, source: Source) -> grain.DatasetIterator:
+def _make_batches(config: ConfigDict, source: Source, mesh: Mesh | None = None) -> grain.DatasetIterator:
+    """The stream of batches: on the devices of a mesh, some of them ahead; without one on the host."""
+    data = config.data
     return batches(
         source,
         batch_size=config.train.batch_size,
-        image_size=config.data.image_size,
-        channels=config.data.channels,
-        flip=config.data.flip,
+        image_size=data.image_size,
+        channels=data.channels,
         seed=config.seed,
-        workers=config.data.workers,
+        augmentation=experiment.make_augmentation(config),
+        workers=data.workers,
+        cache_mib=data.cache_mib,
+        on_damaged=data.on_damaged,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        place=partial(to_devices, mesh=mesh) if mesh else None,
+        prefetch=data.prefetch if mesh else 0,
     )
 
 
@@ -146,7 +146,7 @@ def _train(
         return run(
             state,
             step,
-            map(partial(to_devices, mesh=mesh), data),
+            data,
             until=train.steps,
             log_every=train.log_every,
             writer=writer,
@@ -166,6 +166,8 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
         "image": jax.ShapeDtypeStruct((config.train.batch_size, *experiment.image_shape(config)), np.float32),
         "label": jax.ShapeDtypeStruct((config.train.batch_size,), np.int32),
     }
+    if config.data.augment:
+        batch["augmentation"] = jax.ShapeDtypeStruct((config.train.batch_size, TOLD), np.float32)
     step = jax.jit(objective.make_step(config), in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
     print(
         f"compiling the train step (kept in {cache_directory(config.runtime.compilation_cache)} for the next time) ...",
@@ -204,7 +206,7 @@ def _make_judge(config: ConfigDict, mesh: Mesh, workdir: Path) -> ShowResults:
         held = hold(config, mesh, state.ema_params, source)
         images = which_images(held)
         print(f"judging images of {images} ...", flush=True)
-        if seen_in_training(config, workdir):
+        if seen_in_training(config, workdir, source):
             print(NOTE_SEEN)
         found = judge_classifier(held)
         picture = show_accuracy(workdir / "accuracy.png", found, images)

@@ -1,17 +1,22 @@
 """From a source to batches: an endless stream whose position can be saved, or every image once."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import grain
 import numpy as np
 
-from jax_ddpm.data.sources.source import Example, Source
-from jax_ddpm.data.transforms import fit, flip_randomly, to_float
-from jax_ddpm.errors import InvalidInput
+from jax_ddpm.data.augment import Augmentation, augment
+from jax_ddpm.data.reading import ON_DAMAGED, Damages, cached, fitted
+from jax_ddpm.data.sources.source import DamagedImage, Example, Source
+from jax_ddpm.data.transforms import to_float
+from jax_ddpm.errors import InvalidInput, choose
 
 Batch = dict[str, np.ndarray]
-"""{"image": [B, H, W, C] float32 in [-1, 1], "label": [B] int32}."""
+"""{"image": [B, H, W, C] float32 in [-1, 1], "label": [B] int32}, and with non-leaking augmentation "augmentation", [B, 9]."""
+NOTHING = Augmentation()
 
 
 def batches(
@@ -20,46 +25,59 @@ def batches(
     batch_size: int,
     image_size: int,
     channels: int,
-    flip: bool,
     seed: int,
+    augmentation: Augmentation = NOTHING,
     workers: int = 2,
+    cache_mib: float = 0,
+    on_damaged: str = "stop",
     process_index: int = 0,
     process_count: int = 1,
+    place: Callable[[Batch], Any] | None = None,
+    prefetch: int = 0,
 ) -> grain.DatasetIterator:
     """Batches for ever, shuffled anew each epoch.
 
-    The order follows from the seed alone. The iterator's `get_state` and `set_state` save and restore its exact position.
+    The order follows from the seed alone. The iterator's `get_state` and `set_state` save and restore its exact position, which
+    is after the batch that it gave last, however many more are ready.
 
     Args:
       batch_size: of all processes together; each gets its even share.
       image_size, channels: what every image is fitted to.
-      flip: mirror each image left to right in one of two draws.
-      seed: of the order and of the flips.
+      seed: of the order and of the augmentation.
+      augmentation: what is done to each image at random.
       workers: threads that read and fit images; the batches do not depend on it.
+      cache_mib: images are kept in memory once they are read and fitted, if all of them fit in so many mebibytes.
+      on_damaged: of an image that cannot be read: "stop", or "skip", by which the next one takes its place.
+      place: what is done to a finished batch, such as bringing it onto the devices.
+      prefetch: how many batches are made and placed ahead, in a thread of their own.
     Raises:
       InvalidInput: the batch does not divide over the processes, or the source is empty.
+      DamagedImage: from the iterator, where one is to stop the run.
     """
     if not len(source):
         raise InvalidInput(f"data set {source.name!r} is empty")
     if batch_size % process_count:
         raise InvalidInput(f"batch_size={batch_size} does not divide over {process_count} processes")
+    readable = choose("on_damaged", on_damaged, ON_DAMAGED)(source)
+    stored = cached(fitted(readable, augmentation.stored_size(image_size), channels), cache_mib)
 
-    def prepare(example: Example) -> Example:
-        return {"image": fit(example["image"], image_size, channels), "label": example["label"]}
-
-    def mirror(example: Example, rng: np.random.Generator) -> Example:
-        return {"image": flip_randomly(example["image"], rng), "label": example["label"]}
+    def change(example: Example, rng: np.random.Generator) -> dict[str, Any]:
+        image, told = augment(example["image"], image_size, augmentation, rng)
+        changed = {"image": image, "label": example["label"]}
+        return {**changed, "augmentation": told} if augmentation.non_leaking else changed
 
     def finish(batch: Any) -> Batch:
-        return {"image": to_float(batch["image"]), "label": batch["label"].astype(np.int32)}
+        return {**batch, "image": to_float(batch["image"]), "label": batch["label"].astype(np.int32)}
 
     epochs = 2**62 // len(source)  # for ever; Grain's own "for ever" is too long to be counted in batches of one
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs).map(prepare)
-    if flip:
-        dataset = dataset.random_map(mirror)
+    dataset = grain.MapDataset.source(range(len(source))).seed(seed).shuffle().repeat(epochs).map(stored.read)
+    if augmentation:
+        dataset = dataset.random_map(change)
     # Shared out last, so that what is drawn for an image does not depend on how many processes there are.
     dataset = dataset[process_index::process_count].batch(batch_size // process_count).map(finish)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers)))
+    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers))
+    stream = stream.map(place) if place else stream
+    return iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=prefetch) if prefetch else stream)
 
 
 def how_many(source: Source, count: int) -> int:
@@ -74,7 +92,9 @@ def how_many(source: Source, count: int) -> int:
     return total
 
 
-def one_pass(source: Source, *, batch_size: int, image_size: int, channels: int, count: int = 0) -> Iterator[tuple[Batch, int]]:
+def one_pass(
+    source: Source, *, batch_size: int, image_size: int, channels: int, count: int = 0, on_damaged: str = "stop"
+) -> Iterator[tuple[Batch, int]]:
     """The images in their order, each once, as batches of one size; with each, how many of its images count.
 
     The last batch is filled up with its own images.
@@ -82,11 +102,31 @@ def one_pass(source: Source, *, batch_size: int, image_size: int, channels: int,
     Args:
       image_size, channels: what every image is fitted to.
       count: how many images, from the first on; see `how_many`.
+      on_damaged: of an image that cannot be read: "stop", or "skip", by which it is left out, and told.
+    Raises:
+      DamagedImage: where one is to stop it.
+      InvalidInput: there are no such images, or none of them can be read.
     """
-    total = how_many(source, count)
-    for start in range(0, total, batch_size):
-        examples = [source[index] for index in range(start, min(start + batch_size, total))]
-        images = np.stack([fit(example["image"], image_size, channels) for example in examples])
-        labels = np.array([example["label"] for example in examples], np.int32)
-        rows = np.arange(batch_size) % len(examples)
-        yield {"image": to_float(images)[rows], "label": labels[rows]}, len(examples)
+    total, damages = how_many(source, count), Damages()
+    choose("on_damaged", on_damaged, ON_DAMAGED)
+    examples = _readable(fitted(source, image_size, channels), total, damages if on_damaged == "skip" else None)
+    while found := list(islice(examples, batch_size)):
+        images = np.stack([example["image"] for example in found])
+        labels = np.array([example["label"] for example in found], np.int32)
+        rows = np.arange(batch_size) % len(found)
+        yield {"image": to_float(images)[rows], "label": labels[rows]}, len(found)
+    if damages.found:
+        print(f"{len(damages.found)} of {total:,} images cannot be read and are left out", file=sys.stderr, flush=True)
+    if len(damages.found) == total:
+        raise InvalidInput(f"none of {total:,} images of data set {source.name!r} can be read")
+
+
+def _readable(source: Source, total: int, damages: Damages | None) -> Iterator[Example]:
+    """The first images of a source, without those that cannot be read; these are an error where nothing notes them."""
+    for index in range(total):
+        try:
+            yield source.read(index)
+        except DamagedImage as error:
+            if damages is None:
+                raise
+            damages.note(index, error)

@@ -34,9 +34,47 @@ def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + size, top + size))).reshape(size, size, channels)
 
 
-def flip_randomly(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[H, W, C], mirrored left to right in one of two draws."""
-    return image[:, ::-1] if rng.random() < 0.5 else image
+def warp(image: np.ndarray, inverse: np.ndarray, size: int) -> np.ndarray:
+    """The image under an affine map, continued by its mirror image beyond its edges.
+
+    Where the map only mirrors, and shifts by whole pixels, values stay as they are. Else they are resampled at twice the
+    resolution (Lanczos to there and back, bilinear between), so that little sharpness is lost.
+
+    Args:
+      image: [H, W, C] uint8.
+      inverse: [2, 3] from a point (x, y, 1) of the result to the point of the image that is shown there, in pixels from the top
+        left corner; the first pixel's centre is at (½, ½).
+      size: pixels a side of the result.
+    Returns:
+      [size, size, C] uint8.
+    """
+    linear, shift = inverse[:, :2], inverse[:, 2]
+    start = linear.sum(axis=1) / 2 + shift - 0.5  # which pixel the first one shows
+    if np.allclose(abs(linear), np.eye(2), rtol=0, atol=1e-9) and np.allclose(start, start.round(), rtol=0, atol=1e-6):
+        columns, rows = (round(start[axis]) + round(linear[axis, axis]) * np.arange(size) for axis in (0, 1))
+        return _cut_out(image, rows, columns)
+    corners = size * np.array([[0, 1, 0, 1], [0, 0, 1, 1]])
+    shown = linear @ corners + shift[:, None]
+    (left, top), (right, bottom) = np.floor(shown.min(axis=1)) - _MARGIN, np.ceil(shown.max(axis=1)) + _MARGIN
+    part = _cut_out(image, np.arange(top, bottom, dtype=int), np.arange(left, right, dtype=int))
+    picture = Image.fromarray(part.squeeze(-1) if part.shape[-1] == 1 else part)
+    picture = picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.LANCZOS)
+    coefficients = np.column_stack([linear, 2 * (shift - (left, top))]).ravel().tolist()
+    picture = picture.transform((2 * size, 2 * size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS)).reshape(size, size, -1)
+
+
+_MARGIN = 4  # pixels around what is shown that the filters reach into
+
+
+def _cut_out(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Pixels by their numbers, which may lie beyond the edges."""
+
+    def mirrored(numbers: np.ndarray, length: int) -> np.ndarray:
+        numbers = numbers % (2 * length)
+        return np.where(numbers < length, numbers, 2 * length - 1 - numbers)
+
+    return image[mirrored(rows, image.shape[0])][:, mirrored(columns, image.shape[1])]
 
 
 def to_float(images: np.ndarray) -> np.ndarray:

@@ -65,10 +65,11 @@ class Encoder(nn.Module):
         x = self._attention("mid_attention", x)
         return self.res_block(multiplier, "mid_1_resnet")(x, embedding, train), skips
 
-    def time_embedding(self, t: jax.Array, name: str = "time") -> jax.Array:
-        """t [B] -> [B, 4·channels]."""
+    def time_embedding(self, t: jax.Array, name: str = "time", also: jax.Array | None = None) -> jax.Array:
+        """t [B], and what else it is to be combined with, [B, 4·channels] -> [B, 4·channels]."""
         width = 4 * self.channels
         h = nn.Dense(width, kernel_init=init_weight, name=f"{name}_0")(timestep_embedding(t, self.channels))
+        h = h if also is None else h + also
         return nn.Dense(width, kernel_init=init_weight, name=f"{name}_1")(nn.silu(h))
 
     def block(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.encoder import Encoder
-from jax_ddpm.models.layers import Upsample, conv3x3, doubled, group_norm, init_near_zero
+from jax_ddpm.models.layers import Upsample, conv3x3, doubled, group_norm, init_near_zero, init_weight
 
 
 class UNet(Encoder):
@@ -20,6 +20,7 @@ class UNet(Encoder):
       num_classes: 0, or how many labels there are; then an embedding of the label is added to that of t.
       null_label: whether it also knows the label num_classes, "no class" (Ho & Salimans 2022).
       low_resolution: whether it is told a small image that it is to enlarge (Ho et al. 2021, cascaded diffusion).
+      augmentation: 0, or how many numbers it is told of how each image was augmented (Karras et al. 2022, appendix F.2).
       channels, multipliers, blocks, attention_resolutions, heads, head_channels, dropout, groups, scale_shift,
         block_resampling, dtype: as in `Encoder`; there is one residual block more at each resolution on the way up.
     """
@@ -28,6 +29,7 @@ class UNet(Encoder):
     num_classes: int = 0
     null_label: bool = False
     low_resolution: bool = False
+    augmentation: int = 0
 
     @nn.compact
     def __call__(
@@ -38,6 +40,7 @@ class UNet(Encoder):
         *,
         low_res: jax.Array | None = None,
         low_res_t: jax.Array | None = None,
+        augmentation: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """One evaluation.
@@ -49,16 +52,19 @@ class UNet(Encoder):
           low_res: [B, H, W, C'] the small image, brought to the size of x, if and only if the network has low_resolution; it
             is laid beside x as further channels.
           low_res_t: [B] how far the small image was noised, with it.
+          augmentation: [B, K] what was done to each image, of a network that is told K numbers; without it nothing was, and
+            so it is where all are 0.
           train: whether dropout is on; it then needs an rng named "dropout".
         Returns:
           [B, H, W, out_channels] float32.
         Raises:
-          InvalidInput: sizes, channels, labels or a small image that this network cannot take.
+          InvalidInput: sizes, channels, labels, a small image or an augmentation that this network cannot take.
         """
         self.check_image(x)
         self._check_labels(labels)
         self._check_low_res(x, low_res, low_res_t)
-        embedding = self._embedding(t, labels, low_res_t)
+        self._check_augmentation(x, augmentation)
+        embedding = self._embedding(t, labels, low_res_t, augmentation)
         x, skips = self.encode(x if low_res is None else jnp.concatenate([x, low_res], axis=-1), embedding, train)
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -71,13 +77,22 @@ class UNet(Encoder):
         x = nn.silu(group_norm(self.groups, self.dtype, "norm_out")(x))
         return conv3x3(self.out_channels, jnp.promote_types(self.dtype, jnp.float32), "conv_out", kernel_init=init_near_zero)(x)
 
-    def _embedding(self, t: jax.Array, labels: jax.Array | None, low_res_t: jax.Array | None) -> jax.Array:
-        """[B, 4·channels]: the time, the label where there is one, and how far the small image is noised."""
-        h = self.time_embedding(t)
+    def _embedding(
+        self, t: jax.Array, labels: jax.Array | None, low_res_t: jax.Array | None, augmentation: jax.Array | None
+    ) -> jax.Array:
+        """[B, 4·channels]: the time and the augmentation, the label where there is one, how far the small image is noised."""
+        h = self.time_embedding(t, also=self._augmentation_embedding(t, augmentation))
         if labels is not None:
             rows = self.num_classes + self.null_label
             h = h + nn.Embed(rows, h.shape[-1], embedding_init=nn.initializers.normal(1.0), name="label")(labels)
         return h if low_res_t is None else h + self.time_embedding(low_res_t, "low_res_time")
+
+    def _augmentation_embedding(self, t: jax.Array, augmentation: jax.Array | None) -> jax.Array | None:
+        """[B, 4·channels], 0 where nothing was done; None where the network is told nothing."""
+        if not self.augmentation:
+            return None
+        told = jnp.zeros((len(t), self.augmentation)) if augmentation is None else augmentation
+        return nn.Dense(4 * self.channels, use_bias=False, kernel_init=init_weight, name="augmentation_embedding")(told)
 
     def _upsample(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
         if self.block_resampling:
@@ -93,6 +108,14 @@ class UNet(Encoder):
             expected = f"labels in 0..{self.num_classes - 1 + self.null_label}" if self.num_classes else "no labels"
             given = "labels" if labels is not None else "no labels"
             raise InvalidInput(f"{given} given: a network with num_classes={self.num_classes} takes {expected}")
+
+    def _check_augmentation(self, x: jax.Array, augmentation: jax.Array | None) -> None:
+        if augmentation is not None and (not self.augmentation or augmentation.shape != (len(x), self.augmentation)):
+            expected = f"{self.augmentation} numbers for each of {len(x)} images" if self.augmentation else "none"
+            raise InvalidInput(
+                f"augmentation given, of shape {augmentation.shape}: a network with augmentation={self.augmentation} takes "
+                f"{expected}"
+            )
 
     def _check_low_res(self, x: jax.Array, low_res: jax.Array | None, low_res_t: jax.Array | None) -> None:
         given = {"low_res": low_res, "low_res_t": low_res_t}

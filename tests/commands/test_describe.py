@@ -35,6 +35,16 @@ def test_the_digits_run_is_described(capsys):
     assert "runs/x/" in text
 
 
+def test_what_is_done_to_images_at_random_is_described(capsys):
+    config = digits.get_config()
+    assert "  as 8×8×1 in [-1, 1]\n" in said(config, capsys)
+    config.data.update(flip=True, crop=0.8, rotate=2.5, augment=0.12)
+    text = said(config, capsys)
+    assert "in [-1, 1], flipped at random, cropped to 80% of the side at the least, turned by 2.5° at the most, " in text
+    assert "non-leaking augmentation with probability 0.12\n" in text
+    assert re.search(r"augmentation_embedding +128 +1,152\n", text)
+
+
 def test_nothing_is_written(capsys, tmp_path):
     said(digits.get_config(), capsys, tmp_path / "run")
     assert not (tmp_path / "run").exists()

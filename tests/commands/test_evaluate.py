@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_ddpm import experiment, linear_schedule, vlb_terms
+from jax_ddpm import experiment, held_out, linear_schedule, vlb_terms
 from jax_ddpm.commands import evaluate
 from jax_ddpm.config import read_config, write_config
 from jax_ddpm.data.sources.digits import digits
@@ -135,28 +135,29 @@ def test_images_seen_in_training_are_said_to_be(trained, capsys, split):
 
 
 def test_a_folder_has_no_splits_so_another_folder_must_be_named(trained, tmp_path):
+    source = Source("folder", 3, lambda number: {"image": np.zeros((8, 8, 1), np.uint8), "label": 0})
     config, there = read_config(trained), read_config(trained)
     config.data.update(name="folder", directory=str(tmp_path / "a" / ".." / "b"))
     there.data.update(name="folder", directory=str(tmp_path / "b"))
     (tmp_path / "run").mkdir()
     write_config(there, tmp_path / "run")
-    assert evaluate.seen_in_training(config, tmp_path / "run")
+    assert held_out.seen_in_training(config, tmp_path / "run", source)
     config.data.directory = str(tmp_path / "c")
-    assert not evaluate.seen_in_training(config, tmp_path / "run")
+    assert not held_out.seen_in_training(config, tmp_path / "run", source)
 
 
 def test_images_are_called_after_their_source_and_split(trained):
     config, source = read_config(trained), digits("test")
-    assert evaluate.which_images(evaluate.hold(config, make_mesh(), None, source)) == "digits, test"
-    folder = dataclasses.replace(source, name="folder")  # which has no splits
-    assert evaluate.which_images(evaluate.hold(config, make_mesh(), None, folder)) == "folder"
+    assert held_out.which_images(held_out.hold(config, make_mesh(), None, source)) == "digits, test"
+    folder = dataclasses.replace(source, name="folder", split="", splits=())
+    assert held_out.which_images(held_out.hold(config, make_mesh(), None, folder)) == "folder"
 
 
 def test_images_of_other_classes_are_refused(trained):
     source = Source("letters", 3, lambda number: {"image": np.zeros((8, 8, 1), np.uint8), "label": 0}, ("a", "b"))
     config = read_config(trained)
     with pytest.raises(InvalidInput, match=r"the classes of letters are a, b: this network was trained on 0, 1, 2"):
-        evaluate._check_labels(config, source)
+        held_out._check_labels(config, source)
 
 
 def test_a_classifier_is_judged_by_levels_of_noise(trained_classifier, capsys):

@@ -1,6 +1,7 @@
 """A whole run, in one process: what it writes, how it goes on, what it refuses."""
 
 import re
+import shutil
 
 import chex
 import jax
@@ -132,6 +133,22 @@ def test_a_bfloat16_body_trains_with_float32_parameters(tmp_path):
     state, _ = last_state(tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema_params))} == {np.dtype(np.float32)}
     assert np.isfinite(read_metrics(tmp_path)[-1]["loss"])
+
+
+def test_a_run_with_every_augmentation_goes_on_as_it_was(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = make_tiny_config(steps=4, sample_every=0, sample_count=1)
+    config.data.update(flip=True, crop=0.8, rotate=5.0, augment=0.5)
+    train.main(config, whole)
+    shutil.copytree(whole, parts, ignore=shutil.ignore_patterns("4"))
+    config.data.update(workers=1, prefetch=0, cache_mib=0)  # which no image depends on
+    train.main(config, parts)
+    (state, data), (state_of_parts, data_of_parts) = last_state(whole), last_state(parts)
+    chex.assert_trees_all_equal(state, state_of_parts)
+    assert data == data_of_parts == {"next_index": 4}
+    # The average began as the parameters and lags behind what they learn.
+    learned = state.params["augmentation_embedding"]["kernel"] - state.ema_params["augmentation_embedding"]["kernel"]
+    assert np.abs(learned).max(axis=1).min() > 1e-6, "from each of the nine numbers"
 
 
 def test_an_unconditional_run_on_a_folder_of_images(tmp_path):

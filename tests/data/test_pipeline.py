@@ -1,14 +1,18 @@
 """The stream of batches: what is in it, in which order, and that it goes on exactly where it was saved."""
 
+import dataclasses
 import json
+import threading
 from collections import Counter
 from itertools import islice
 
+import chex
 import numpy as np
 import pytest
 
+from jax_ddpm.data.augment import Augmentation
 from jax_ddpm.data.pipeline import batches, one_pass
-from jax_ddpm.data.sources.source import Source
+from jax_ddpm.data.sources.source import DamagedImage, Source
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.errors import InvalidInput
 
@@ -23,8 +27,8 @@ def image(number: int) -> np.ndarray:
 NUMBERED = Source("numbered", COUNT, lambda number: {"image": image(number), "label": number})
 
 
-def stream(source: Source = NUMBERED, **changes):
-    settings = {"batch_size": 4, "image_size": 4, "channels": 3, "flip": False, "seed": 0}
+def stream(source: Source = NUMBERED, flip: bool = False, **changes):
+    settings = {"batch_size": 4, "image_size": 4, "channels": 3, "augmentation": Augmentation(flip), "seed": 0}
     return batches(source, **settings | changes)
 
 
@@ -111,27 +115,159 @@ def test_the_seed_decides_the_flips():
     assert flips(0) != flips(1)
 
 
-@pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip"])
+def on_its_way(batch):
+    """As a batch that was placed somewhere: marked, so that one that was not is seen."""
+    return {**batch, "label": batch["label"] + 100}
+
+
+STREAMS = {
+    "plain": {},
+    "flip": {"flip": True},
+    "ahead": {"flip": True, "place": on_its_way, "prefetch": 3},
+    "all": {"augmentation": Augmentation(True, 0.8, 10, 0.5), "cache_mib": 1, "prefetch": 1},
+}
+
+
+@pytest.mark.parametrize("settings", STREAMS.values(), ids=STREAMS)
 @pytest.mark.parametrize("position", [0, 1, 2, 3, 17])
-def test_a_fresh_iterator_goes_on_exactly_where_the_state_was_saved(position, flip):
-    original = stream(flip=flip)
+def test_a_fresh_iterator_goes_on_exactly_where_the_state_was_saved(position, settings):
+    original = stream(**settings)
     for _ in islice(original, position):
         pass
     state = json.dumps(original.get_state())  # as plain data, for it is to be written to disk
     following = list(islice(original, 5))
-    resumed = stream(flip=flip)
+    resumed = stream(**settings)
     resumed.set_state(json.loads(state))
     for ours, theirs in zip(islice(resumed, 5), following, strict=True):
-        assert_same(ours, theirs)
+        chex.assert_trees_all_equal(ours, theirs)
 
 
-def test_a_used_iterator_can_be_set_back():
-    iterator = stream(flip=True)
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_used_iterator_can_be_set_back(prefetch):
+    iterator = stream(flip=True, prefetch=prefetch)
     state, first = iterator.get_state(), next(iterator)
     assert_same(next(stream(flip=True)), first)
     next(iterator)
     iterator.set_state(state)
     assert_same(next(iterator), first)
+
+
+def test_batches_made_ahead_are_those_that_are_not_and_the_position_is_that_of_the_last_one_given():
+    made, enough = [], threading.Event()
+
+    def place(batch):
+        made.append(batch["label"].tolist())
+        if len(made) == 5:
+            enough.set()
+        return on_its_way(batch)
+
+    ahead = stream(place=place, prefetch=3)
+    given = [next(ahead), next(ahead)]
+    assert enough.wait(60), "three lie ready behind the two that were given"
+    assert ahead.get_state() == {"next_index": 2}
+    for ours, theirs in zip(given, stream(), strict=False):
+        assert_same(ours, on_its_way(theirs))
+    ahead.close()
+    assert made[:5] == [batch["label"].tolist() for batch in islice(stream(), 5)]
+
+
+def counting(source: Source, reads: Counter) -> Source:
+    def read(number):
+        reads[number] += 1
+        return source.read(number)
+
+    return dataclasses.replace(source, read=read)
+
+
+@pytest.mark.parametrize(("size", "mebibytes", "once"), [(4, 0, False), (64, 0.0430, True), (64, 0.0429, False)])
+def test_images_are_read_once_where_all_of_them_fit_into_the_memory_given(size, mebibytes, once):
+    reads = Counter()
+    kept = stream(counting(NUMBERED, reads), workers=1, image_size=size, channels=1, cache_mib=mebibytes)
+    for _, ours, theirs in zip(range(6), kept, stream(image_size=size, channels=1), strict=False):
+        assert_same(ours, theirs)  # 24 images of 11, so that some came more than once
+    assert (max(reads.values()) == 1) is once
+
+
+def damaged(*numbers: int) -> Source:
+    """Whose images of these numbers cannot be read."""
+
+    def read(number):
+        if number in numbers:
+            raise DamagedImage(f"image {number} is broken")
+        return {"image": image(number), "label": number}
+
+    return Source("damaged", COUNT, read)
+
+
+def test_a_damaged_image_stops_the_run_and_is_named():
+    with pytest.raises(DamagedImage, match="image 3 is broken"):
+        list(islice(stream(damaged(3), prefetch=2), COUNT))
+
+
+@pytest.mark.parametrize("mebibytes", [0, 1])
+def test_a_damaged_image_is_skipped_for_the_next_one_and_told_once(mebibytes, capsys):
+    settings = {"batch_size": COUNT, "cache_mib": mebibytes, "on_damaged": "skip"}
+    instead = {3: 5, 4: 5, 10: 0}
+    found = [batch["label"].tolist() for batch in islice(stream(damaged(3, 4, 10), **settings), 3)]
+    usual = [batch["label"].tolist() for batch in islice(stream(batch_size=COUNT), 3)]
+    assert found == [[instead.get(label, label) for label in labels] for labels in usual]
+    said = capsys.readouterr().err
+    assert [said.count(f"image {number} is broken") for number in (3, 4, 10)] == [1, 1, 1]
+    assert "(3 damaged images so far)" in said
+
+
+def test_where_no_image_can_be_read_skipping_ends():
+    with pytest.raises(InvalidInput, match="none of the 11 images of data set 'damaged' can be read"):
+        next(stream(damaged(*range(COUNT)), on_damaged="skip"))
+    with pytest.raises(InvalidInput, match="none of 11 images of data set 'damaged' can be read"):
+        list(one_pass(damaged(*range(COUNT)), batch_size=4, image_size=4, channels=3, on_damaged="skip"))
+
+
+def test_what_is_done_about_damage_has_a_name():
+    with pytest.raises(InvalidInput, match=r"unknown on_damaged 'skipp': expected one of stop, skip\. Did you mean 'skip'\?"):
+        stream(on_damaged="skipp")
+
+
+def test_one_pass_leaves_damaged_images_out_and_counts_them(capsys):
+    fitted = {"batch_size": 4, "image_size": 4, "channels": 3}
+    found = list(one_pass(damaged(0, 6), **fitted, on_damaged="skip"))
+    assert [size for _, size in found] == [4, 4, 1]
+    assert [label for batch, size in found for label in batch["label"][:size].tolist()] == [1, 2, 3, 4, 5, 7, 8, 9, 10]
+    said = capsys.readouterr().err
+    assert "image 0 is broken" in said
+    assert "2 of 11 images cannot be read and are left out" in said
+    with pytest.raises(DamagedImage, match="image 0 is broken"):
+        next(one_pass(damaged(0, 6), **fitted))
+
+
+AUGMENTED = Augmentation(True, 0.5, 20, 0.5)
+
+
+def test_what_is_drawn_for_an_image_depends_on_neither_workers_nor_processes_and_is_new_each_epoch():
+    settings = {"augmentation": AUGMENTED, "batch_size": COUNT - COUNT % 2, "image_size": 8}
+    whole = list(islice(stream(**settings), 4))
+    for theirs, ours in zip(whole, stream(**settings, workers=7), strict=False):
+        chex.assert_trees_all_equal(ours, theirs)
+    halves = [stream(**settings, process_index=index, process_count=2) for index in (0, 1)]
+    for theirs, *parts in zip(whole, *halves, strict=False):
+        chex.assert_trees_all_equal(*({name: part[name] for name in part} for part in (theirs, interleaved(*parts))))
+    drawn = np.concatenate([batch["augmentation"] for batch in whole])
+    assert len({tuple(row) for row in drawn.tolist() if any(row[2:])}) == sum(any(row[2:]) for row in drawn.tolist()) > 20
+
+
+def interleaved(first, second):
+    """Two shares of a batch as the whole."""
+    return {name: np.stack([first[name], second[name]], 1).reshape(-1, *first[name].shape[1:]) for name in first}
+
+
+def test_the_network_is_told_of_non_leaking_augmentation_alone():
+    batch = next(stream(augmentation=Augmentation(True, 0.8, 10)))
+    assert set(batch) == {"image", "label"}
+    batch = next(stream(augmentation=Augmentation(non_leaking=0.5)))
+    assert (batch["augmentation"].shape, batch["augmentation"].dtype) == ((4, 9), np.float32)
+    batch = next(stream(augmentation=Augmentation(non_leaking=1e-12)))
+    np.testing.assert_array_equal(batch["augmentation"], 0)
+    assert not any(mirrored({name: batch[name] for name in ("image", "label")}))
 
 
 @pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip"])

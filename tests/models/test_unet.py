@@ -39,6 +39,7 @@ LABELLED = UNet(**TINY, multipliers=(1, 2), blocks=2, num_classes=5, out_channel
 SCALED = UNet(**TINY, multipliers=(1, 2), blocks=1, out_channels=6, scale_shift=True)
 ENLARGING = UNet(**TINY, multipliers=(1, 2), blocks=1, block_resampling=True, head_channels=4, low_resolution=True)
 GUIDED = UNet(**TINY, multipliers=(1, 2), blocks=1, num_classes=4, null_label=True)
+AUGMENTED = UNet(**TINY, multipliers=(1, 2), blocks=1, num_classes=5, augmentation=3)
 
 
 def inputs(net: UNet, batch: int = 3, seed: int = 0):
@@ -50,6 +51,11 @@ def inputs(net: UNet, batch: int = 3, seed: int = 0):
 def small_image(net: UNet, batch: int = 3):
     """What it is to enlarge, and how far that is noised, where the network takes it."""
     return {"low_res": normals(9, batch, 8, 4, 1), "low_res_t": np.array([0, 90, 3])[:batch]} if net.low_resolution else {}
+
+
+def told(net: UNet, batch: int = 3):
+    """How the images were augmented, where the network takes it."""
+    return {"augmentation": normals(8, batch, 3)} if net.augmentation else {}
 
 
 def shapes(net: UNet, *arrays):
@@ -71,8 +77,8 @@ class Reference:
     def __init__(self, net, p):
         self.net, self.p = net, p
 
-    def time(self, t, name="time"):
-        return dense(self.p[f"{name}_1"], silu(dense(self.p[f"{name}_0"], sinusoids(t, self.net.channels))))
+    def time(self, t, name="time", also=0):
+        return dense(self.p[f"{name}_1"], silu(dense(self.p[f"{name}_0"], sinusoids(t, self.net.channels)) + also))
 
     def resnet(self, x, name, **options):
         return res_block(self.p[name], x, self.embedding, self.net.groups, self.net.scale_shift, **options)
@@ -105,10 +111,10 @@ class Reference:
         return self.resnet(x, "mid_1_resnet"), skips
 
 
-def reference(net: UNet, p, x, t, labels=None, low_res=None, low_res_t=None):
+def reference(net: UNet, p, x, t, labels=None, low_res=None, low_res_t=None, augmentation=None):
     """The U-Net in NumPy float64."""
     it = Reference(net, p)
-    it.embedding = it.time(t)
+    it.embedding = it.time(t, also=0 if augmentation is None else augmentation @ p["augmentation_embedding"]["kernel"])
     if labels is not None:
         it.embedding = it.embedding + p["label"]["embedding"][labels]
     if low_res is not None:
@@ -125,7 +131,7 @@ def reference(net: UNet, p, x, t, labels=None, low_res=None, low_res_t=None):
 
 
 def assert_agrees_with_the_reference(net, apply):
-    params, arrays, small = parameters(net), inputs(net), small_image(net)
+    params, arrays, small = parameters(net), inputs(net), small_image(net) | told(net)
     actual = apply(params, *arrays, **small)
     exact = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, arrays[0]))
     expected = reference(net, *exact, *arrays[1:], **small)
@@ -136,7 +142,9 @@ def assert_agrees_with_the_reference(net, apply):
 
 
 @pytest.mark.parametrize(
-    "net", [PLAIN, SCALED, ENLARGING, GUIDED], ids=["plain", "scale and shift", "resampled in blocks, enlarging", "no class"]
+    "net",
+    [PLAIN, SCALED, ENLARGING, GUIDED, AUGMENTED],
+    ids=["plain", "scale and shift", "resampled in blocks, enlarging", "no class", "augmented"],
 )
 def test_float32_agrees_with_the_float64_reference(net):
     assert_agrees_with_the_reference(net, partial(run, net))
@@ -213,6 +221,25 @@ def test_a_small_image_and_its_noise_matter_to_their_own_row():
         assert difference[1] > 1e-2
 
 
+def test_an_augmentation_brings_a_matrix_and_nothing_else():
+    plain = shapes(AUGMENTED.clone(augmentation=0), *inputs(AUGMENTED))
+    augmented = shapes(AUGMENTED, *inputs(AUGMENTED))
+    assert augmented.pop("augmentation_embedding") == {"kernel": jax.ShapeDtypeStruct((3, 4 * 8), F32)}
+    assert augmented == plain
+
+
+def test_an_augmentation_matters_to_its_own_row_and_zeros_are_none():
+    params, arrays, known = parameters(AUGMENTED), inputs(AUGMENTED), told(AUGMENTED)["augmentation"]
+    known[1] = 0
+    given, none = run(AUGMENTED, params, *arrays, augmentation=known), run(AUGMENTED, params, *arrays)
+    np.testing.assert_array_equal(run(AUGMENTED, params, *arrays, augmentation=0 * known), none)
+    difference = np.abs(given - none).max(axis=(1, 2, 3))
+    assert difference[1] == 0
+    assert min(difference[[0, 2]]) > 1e-2
+    without = {name: value for name, value in params.items() if name != "augmentation_embedding"}
+    np.testing.assert_array_equal(run(AUGMENTED.clone(augmentation=0), without, *arrays), none)
+
+
 def test_resampling_in_blocks_takes_the_place_of_the_convolutions_that_resample():
     plain, within = shapes(PLAIN, *inputs(PLAIN)), shapes(PLAIN.clone(block_resampling=True), *inputs(PLAIN))
     assert set(plain) == set(within)
@@ -268,9 +295,11 @@ def test_initial_parameters_are_as_in_the_public_code_and_the_output_starts_near
             np.testing.assert_array_equal(values, 1.0 if kind == "scale" else 0.0)
 
 
-@pytest.mark.parametrize("net", [LABELLED, SCALED, ENLARGING], ids=["labelled", "scale and shift", "enlarging"])
+@pytest.mark.parametrize(
+    "net", [LABELLED, SCALED, ENLARGING, AUGMENTED], ids=["labelled", "scale and shift", "enlarging", "augmented"]
+)
 def test_gradients_reach_every_parameter(net):
-    params, arrays, small = parameters(net), inputs(net), small_image(net)
+    params, arrays, small = parameters(net), inputs(net), small_image(net) | told(net)
     loss = lambda p: (net.apply({"params": p}, *arrays, **small) ** 2).mean()  # noqa: E731
     gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
     chex.assert_tree_all_finite(gradients)
@@ -429,6 +458,19 @@ def test_a_small_image_where_there_should_be_none_and_none_where_there_should_be
     small = {name: value for name, value in small_image(ENLARGING).items() if name in given}
     with pytest.raises(InvalidInput, match=message):
         jax.eval_shape(net.init, jax.random.key(0), *inputs(net), **small)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "message"),
+    [
+        (PLAIN, (3, 3), r"augmentation given, of shape \(3, 3\): a network with augmentation=0 takes none"),
+        (AUGMENTED, (3, 9), r"of shape \(3, 9\): a network with augmentation=3 takes 3 numbers for each of 3 images"),
+        (AUGMENTED, (3,), r"of shape \(3,\): a network with augmentation=3 takes 3 numbers for each of 3 images"),
+    ],
+)
+def test_an_augmentation_that_the_network_is_not_told_is_refused(net, shape, message):
+    with pytest.raises(InvalidInput, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), *inputs(net), augmentation=np.zeros(shape))
 
 
 def test_a_small_image_that_is_still_small_is_refused():

@@ -19,7 +19,7 @@ CONFIG = {"train": {"steps": 3}, "labels": [1, 2]}
 
 
 def make_data():
-    return batches(digits("test"), batch_size=4, image_size=8, channels=1, flip=False, seed=0)
+    return batches(digits("test"), batch_size=4, image_size=8, channels=1, seed=0, prefetch=2)
 
 
 def make_state(step=0, seed=0):

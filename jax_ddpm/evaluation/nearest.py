@@ -1,0 +1,57 @@
+"""Whether samples are new: the training images nearest to them."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+MEMORISED = 1 / 3  # of the distance to the second nearest; nearer, Gu et al. 2023 call a sample memorised
+
+
+class Neighbours(NamedTuple):
+    """The two training images nearest to each of N images.
+
+    Attributes:
+      images: [N, 2, H, W, C] uint8, the nearest first.
+      distances: [N, 2] root mean square difference from them, in grey levels of 0..255.
+    """
+
+    images: np.ndarray
+    distances: np.ndarray
+
+    @property
+    def memorised(self) -> np.ndarray:
+        """[N] whether the nearest is less than a third as far as the second nearest.    (Gu et al. 2023, section 2)
+
+        Blind where the training images themselves come in near-twins, so the distances are to be looked at too.
+        """
+        return self.distances[:, 0] < MEMORISED * self.distances[:, 1]
+
+
+def nearest(images: np.ndarray, training: Iterable[np.ndarray]) -> Neighbours:
+    """The nearest of the training images, by the Euclidean distance of their pixels.
+
+    Args:
+      images: [N, H, W, C] uint8.
+      training: batches [M, H, W, C] uint8, of two images at least in all.
+    """
+    flat = _flat(images)
+    found, squares = np.zeros((len(images), 0, *images.shape[1:]), np.uint8), np.zeros((len(images), 0))
+    for batch in training:
+        part = _flat(batch)
+        distances = (flat**2).sum(axis=1)[:, None] - 2 * flat @ part.T + (part**2).sum(axis=1)  # whole numbers, so exact
+        best = _two_least(distances)
+        found = np.concatenate([found, batch[best]], axis=1)
+        squares = np.concatenate([squares, np.take_along_axis(distances, best, axis=1)], axis=1)
+        rows, best = np.arange(len(images))[:, None], _two_least(squares)
+        found, squares = found[rows, best], squares[rows, best]
+    return Neighbours(found, np.sqrt(squares / flat.shape[1]))
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float64)
+
+
+def _two_least(values: np.ndarray) -> np.ndarray:
+    """[N, K] -> [N, 2] the columns of the two least in each row, the least first."""
+    return np.argsort(values, axis=1, kind="stable")[:, :2]

@@ -1,0 +1,95 @@
+"""What is said of samples: the class that a classifier takes them for, and the training images nearest to them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_ddpm import sample_reports
+from jax_ddpm.commands import evaluate
+from jax_ddpm.config import read_config
+from jax_ddpm.data.sources.digits import digits
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.trained import open_classifier
+from jax_ddpm.training.sharding import make_mesh
+
+
+def run(workdir, metrics, **settings):
+    config = read_config(workdir)
+    config.eval.update(metrics=metrics, **settings)
+    evaluate.main(config, workdir)
+    directory = workdir / "samples/step_0000006_seed_0"
+    return json.loads((directory / "evaluation.json").read_text()), directory
+
+
+def test_samples_are_judged_and_compared_in_one_run_and_noted_beside_them(trained, trained_classifier, capsys):
+    metrics = ("agreement", "nearest")
+    found, directory = run(trained, metrics, classifier=str(trained_classifier))
+    assert found.keys() == set(metrics)
+    for row in found.values():
+        assert (row["samples"], row["seed"], row["checkpoint"], row["sampler"]["name"]) == (7, 0, 6, "ancestral")
+        assert row["guidance"]["scale"] == 1
+    samples = np.load(directory / "samples.npz")
+    printed = capsys.readouterr().out
+
+    own = open_classifier(with_classifier(trained, trained_classifier), "eval.classifier", make_mesh(), same_noise=False)
+    logits = own.network.apply({"params": own.params}, samples["arr_0"] / np.float32(127.5) - 1, np.zeros(7))
+    right = np.argmax(logits, axis=1) == samples["arr_1"]
+    agreement = found["agreement"]
+    assert agreement["agreement"] == pytest.approx(right.mean())
+    assert list(agreement["by_class"].values()) == right.astype(float).tolist()  # seven samples, of seven classes
+    assert list(agreement["by_class"]) == list("0123456")
+    assert agreement["classifier_images"] == 297
+    assert f"agreement: {right.mean():.1%}" in printed
+
+    training = np.stack([digits("train")[index]["image"] for index in range(1500)]).astype(float)
+    distance = np.sqrt(((training[:, None] - samples["arr_0"]) ** 2).mean(axis=(2, 3, 4)))
+    np.testing.assert_allclose(np.array(found["nearest"]["distances"])[:, 0], distance.min(axis=0), atol=0.005)
+    assert found["nearest"]["training_images"] == 1500
+    with Image.open(directory / "nearest.png") as picture:
+        shown = np.asarray(picture.resize((picture.width // 8, picture.height // 8), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(shown[1:9, 1:9], samples["arr_0"][0, :, :, 0])
+    np.testing.assert_array_equal(shown[1:9, 10:18], training[distance[:, 0].argmin(), :, :, 0])
+
+
+def with_classifier(trained, trained_classifier):
+    config = read_config(trained)
+    config.eval.classifier = str(trained_classifier)
+    return config
+
+
+def test_training_images_in_place_of_samples_are_found_out(trained, tmp_path):
+    images = np.stack([digits("train")[index]["image"] for index in range(12)])
+    found = sample_reports.SAMPLE_REPORTS["nearest"](read_config(trained), make_mesh(), (images, np.zeros(12)), tmp_path)
+    assert (found["memorised"], found["nearer_than_95_percent_of_held_out"], found["median_distance"]) == (12, 12, 0)
+    assert 10 < found["held_out_median_distance"] < 100
+
+
+def test_a_classifier_is_shown_every_image_once_whatever_the_batch(trained, trained_classifier):
+    config = with_classifier(trained, trained_classifier)
+    images = np.stack([digits("test")[index]["image"] for index in range(11)])
+    answers = []
+    for batch_size in (4, 64):
+        config.eval.batch_size = batch_size
+        answers.append(sample_reports._judge(config, make_mesh())(images))
+    assert answers[0].shape == (11,)
+    np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "settings", "message"),
+    [
+        (("agreement",), {}, r"Expected a run that can be asked for classes, and --config\.eval\.classifier"),
+        (("agreement",), {"classifier": "nowhere"}, r"no run at .*nowhere"),
+        (("neerest",), {}, r"unknown eval\.metrics 'neerest'.*Did you mean 'nearest'\?"),
+    ],
+)
+def test_what_cannot_be_judged_is_told(trained, metrics, settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        run(trained, metrics, **settings)
+
+
+def test_a_network_that_draws_is_no_judge(trained):
+    with pytest.raises(InvalidInput, match=r"eval\.classifier=.* that run is of a U-Net"):
+        run(trained, ("agreement",), classifier=str(trained))
