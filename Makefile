@@ -1,15 +1,16 @@
 # make demo   trains handwritten digits and shows them
 # make test   runs the tests
 # make lint   runs the linter and the type checker
-# make parity compares the samplers, step by step, with diffusers' schedulers, in an environment with PyTorch
+# make parity compares the samplers, step by step, with diffusers' schedulers, and reads sets that other libraries wrote
 # make docs   builds the documentation into site/; a broken link or a missing docstring is an error
+# make data   gets Fashion-MNIST and emoji as packages of Debian and npm, into data/
 # make lock   renews requirements.lock
 
 PYTHON ?= python3
 BIN := .venv/bin
 PARITY := .venv-parity/bin
 
-.PHONY: demo test lint docs parity lock
+.PHONY: demo test lint docs parity data lock
 
 demo: .venv/installed
 	$(BIN)/python run.py --mode demo --config configs/digits.py --workdir runs/demo
@@ -28,6 +29,37 @@ docs: .venv/installed
 parity: .venv-parity/installed
 	$(PARITY)/python -m pytest parity -n 2 --dist worksteal
 
+# One that cannot be had does not keep the other from being got.
+data:
+	@$(MAKE) --no-print-directory --keep-going data/fashion_mnist data/emoji
+
+# Each is made beside its place, and moved there when it is whole.
+data/fashion_mnist: OTHERWISE = Its four files, train-images-idx3-ubyte.gz and so on, are also at \
+	https://github.com/zalandoresearch/fashion-mnist: put them into $@
+data/fashion_mnist:
+	@$(call need,apt-get dpkg-deb)
+	@echo "$@: getting Debian's package dataset-fashion-mnist ..."
+	@rm -rf $@.partial && mkdir -p $@.partial/whole
+	@cd $@.partial && { apt-get download --quiet dataset-fashion-mnist && dpkg-deb --extract *.deb .; } || $(not_had)
+	@cd $@.partial && cp usr/share/datasets/fashion-mnist/*-ubyte.gz whole && cp usr/share/doc/*/copyright whole/LICENSE
+	@mv $@.partial/whole $@ && rm -rf $@.partial
+	@echo "$@: `ls $@ | grep -c ubyte` files; $(look) --config configs/fashion_mnist.py"
+
+data/emoji: OTHERWISE = What the npm package $(EMOJI) holds in its folder 'package' can be put into $@ by other means
+data/emoji:
+	@$(call need,npm tar)
+	@echo "$@: getting the npm package $(EMOJI) ..."
+	@rm -rf $@.partial && mkdir -p $@.partial
+	@cd $@.partial && { npm pack --silent $(EMOJI) > name && tar -xzf *.tgz $(addprefix package/,$(EMOJI_FILES)); } || $(not_had)
+	@mv $@.partial/package $@ && rm -rf $@.partial
+	@echo "$@: `ls $@/img/google/64 | wc -l` images; $(look) --config configs/emoji.py"
+
+EMOJI := emoji-datasource-google@16.0.0
+EMOJI_FILES := LICENSE README.md emoji.json img/google/64
+look := to see what they are: python run.py --mode data
+need = for tool in $(1); do command -v $$tool > /dev/null || { echo "$@: there is no $$tool here. $(OTHERWISE)"; exit 1; }; done
+not_had = { echo "$@: it could not be got. $(OTHERWISE)"; exit 1; }
+
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --upgrade requirements-dev.txt -o requirements.lock
@@ -40,7 +72,7 @@ lock: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	touch $@
 
-# PyTorch and diffusers alone; what .venv has is seen through a .pth file, so that JAX lies on the disk once.
+# What requirements-parity.txt names alone; what .venv has is seen through a .pth file, so that JAX lies on the disk once.
 .venv-parity/installed: requirements-parity.txt .venv/installed
 	$(BIN)/python -m venv --clear .venv-parity
 	$(PARITY)/python -c 'import pathlib, sysconfig; here = sysconfig.get_path("purelib"); \

@@ -130,7 +130,7 @@ def main() -> None:
     train.main(config, ours)
     seconds = [time.perf_counter() - begin]
     begin = time.perf_counter()
-    model, losses = train_peer(config, iter(train._make_batches(config, experiment.make_source(config))))
+    model, losses = train_peer(config, iter(experiment.make_batches(config, experiment.make_source(config))))
     seconds.append(time.perf_counter() - begin)
     keep(config, model.eval(), theirs)
 

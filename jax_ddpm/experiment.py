@@ -4,12 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm.data.augment import TOLD, Augmentation
+from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.diffusion.likelihood import VLB, stretches, vlb_terms
@@ -34,6 +37,7 @@ from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.evaluation.accuracy import Answers, answers
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.models.unet import UNet
+from jax_ddpm.training.sharding import to_devices
 from jax_ddpm.training.state import Params
 
 Network = UNet | NoisyClassifier
@@ -218,6 +222,26 @@ def make_augmentation(config: ConfigDict) -> Augmentation:
 def make_source(config: ConfigDict) -> Source:
     """The data."""
     return load_source(config.data.name, config.data.split, config.data.directory)
+
+
+def make_batches(config: ConfigDict, source: Source, mesh: Mesh | None = None) -> grain.DatasetIterator:
+    """The stream of batches that training takes: on the devices of a mesh, some of them ahead; without one on the host."""
+    data = config.data
+    return batches(
+        source,
+        batch_size=config.train.batch_size,
+        image_size=data.image_size,
+        channels=data.channels,
+        seed=config.seed,
+        augmentation=make_augmentation(config),
+        workers=data.workers,
+        cache_mib=data.cache_mib,
+        on_damaged=data.on_damaged,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        place=partial(to_devices, mesh=mesh) if mesh else None,
+        prefetch=data.prefetch if mesh else 0,
+    )
 
 
 def make_sampler(config: ConfigDict, schedule: NoiseSchedule | None = None) -> Sampler:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from jax_ddpm import ancestral, ddim, dpm_solver_pp, euler, heun, linear_schedule, sample, unipc
 from jax_ddpm.commands import sample as sample_command
-from jax_ddpm.commands import train
 from jax_ddpm.config import read_config, to_dict, write_config
 from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.data.transforms import to_uint8
@@ -20,7 +19,7 @@ from jax_ddpm.diffusion.low_resolution import LowResolution
 from jax_ddpm.diffusion.prediction import dynamic_threshold, static_clip
 from jax_ddpm.diffusion.respacing import noise_levels
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.experiment import init_params, make_network, make_sampler, make_source
+from jax_ddpm.experiment import init_params, make_batches, make_network, make_sampler, make_source
 from jax_ddpm.generation import check_steering, folder_name, make_generator, open_guide, steer
 from jax_ddpm.objective import make_optimizer
 from jax_ddpm.trained import Classifier
@@ -65,7 +64,7 @@ def leave_run(workdir, config):
     write_config(config, workdir)
     state = create_state(some_params(config), make_optimizer(config), jax.random.key(0))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoints.save(state, train._make_batches(config, make_source(config)), to_dict(config))
+        checkpoints.save(state, make_batches(config, make_source(config)), to_dict(config))
     return workdir
 
 

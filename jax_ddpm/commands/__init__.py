@@ -8,4 +8,5 @@ MODES = {
     "demo": "train configs/digits.py, draw digits and have a classifier judge them",
     "export_weights": "keep the averaged weights of a trained run, and its settings, in a small folder of their own: see --out",
     "describe": "print the network, the schedule and the data, and train nothing",
+    "data": "show what the data holds: shapes, classes, damaged images, a contact sheet; and how fast it is read",
 }

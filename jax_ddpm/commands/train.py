@@ -20,9 +20,7 @@ from jax_ddpm.checks import check
 from jax_ddpm.commands.edit import PICTURES
 from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.augment import TOLD
-from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources.image_files import read_image
-from jax_ddpm.data.sources.source import Source
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.editor import make_editor, make_enlarge
 from jax_ddpm.generation import frame_steps, grid_columns, make_generator, open_guide
@@ -33,7 +31,7 @@ from jax_ddpm.runtime import cache_directory
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
 from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
-from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split_batch, to_devices
+from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split_batch
 from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep
 from jax_ddpm.training.weights import FILE_NAME as WEIGHTS_FILE
@@ -57,7 +55,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
-    data = _make_batches(config, source, mesh)
+    data = experiment.make_batches(config, source, mesh)
     with stop_on_signals() as stop, closing(data), Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
         if checkpoints.latest_step is not None or (workdir / WEIGHTS_FILE).is_file():
             check_unchanged(config, workdir)
@@ -72,26 +70,6 @@ def main(config: ConfigDict, workdir: Path) -> None:
         sys.exit(128 + stop.signal_number)
     show_results(state)
     _show_loss(workdir)
-
-
-def _make_batches(config: ConfigDict, source: Source, mesh: Mesh | None = None) -> grain.DatasetIterator:
-    """The stream of batches: on the devices of a mesh, some of them ahead; without one on the host."""
-    data = config.data
-    return batches(
-        source,
-        batch_size=config.train.batch_size,
-        image_size=data.image_size,
-        channels=data.channels,
-        seed=config.seed,
-        augmentation=experiment.make_augmentation(config),
-        workers=data.workers,
-        cache_mib=data.cache_mib,
-        on_damaged=data.on_damaged,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        place=partial(to_devices, mesh=mesh) if mesh else None,
-        prefetch=data.prefetch if mesh else 0,
-    )
 
 
 def _new_state(config: ConfigDict) -> TrainState:

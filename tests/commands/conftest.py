@@ -41,7 +41,7 @@ def make_tiny_classifier_config(**train_settings: object) -> ConfigDict:
 def last_state(workdir: Path) -> tuple[TrainState, dict[str, int]]:
     """The train state that the newest checkpoint holds, its key as numbers, and the position of the data."""
     config = read_config(workdir)
-    data = train._make_batches(config, experiment.make_source(config))
+    data = experiment.make_batches(config, experiment.make_source(config))
     like = abstract(jax.eval_shape(partial(train._new_state, config)), replicated(make_mesh()))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(like, data)

@@ -1,10 +1,12 @@
 """run.py as a person types it."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
+from jax_ddpm.commands import MODES
 from tests.commands.conftest import ROOT
 
 
@@ -54,7 +56,7 @@ MISTAKES = {
     "--config.model.channels=50": "50 channels do not split into groups=8",
     "--config.train.accumulate=3": "batch_size=128 does not divide over",
     "--config.sample.labels=(11,)": "expected labels in 0..9",
-    "--mode=trian": "expected one of train, sample, edit, evaluate, demo, export_weights, describe. Did you mean 'train'?",
+    "--mode=trian": "demo, export_weights, describe, data. Did you mean 'train'?",
     "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir",
 }
 
@@ -115,6 +117,11 @@ def test_describe_prints_the_network_and_trains_nothing():
     status, out, error = run("--config", "configs/cifar.py", "--mode", "describe")
     assert status == 0, error
     assert "parameters: 35,746,307" in out
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_is_a_command(mode):
+    assert callable(importlib.import_module(f"jax_ddpm.commands.{mode}").main)
 
 
 def test_help_names_the_modes():

@@ -17,7 +17,7 @@ from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.diffusion.low_resolution import low_resolution
 from jax_ddpm.editor import TASKS, USES, _told, both_ways, check_used, deterministic, make_editor
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.experiment import make_denoiser, make_network, make_source
+from jax_ddpm.experiment import make_batches, make_denoiser, make_network, make_source
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import make_mesh
@@ -54,8 +54,8 @@ def untrained(tmp_path_factory):
     config.model.update(low_res_size=4, low_res_noise=0.5, label_dropout=0.1)
     write_config(config, workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        data = train._make_batches(config, make_source(config))
-        state = train._first_or_restored_state(config, make_mesh(), checkpoints, data)
+        data = make_batches(config, make_source(config))
+        state = train._first_or_restored_state(config, make_mesh(), workdir, checkpoints, data)
         checkpoints.save(state.replace(ema_params=stirred(state.ema_params)), data, to_dict(config))
     return workdir
 

@@ -107,7 +107,7 @@ def test_the_train_step_of_a_config_is_traced_once():
     counted = chex.assert_max_traces(objective.make_step(config), n=1)
     step = jax.jit(counted, in_shardings=(replicated(mesh), split_batch(mesh)), out_shardings=(replicated(mesh),) * 2)
     state = jax.device_put(train._new_state(config), replicated(mesh))
-    data = train._make_batches(config, experiment.make_source(config))
+    data = experiment.make_batches(config, experiment.make_source(config))
     losses = set()
     for _ in range(3):
         state, metrics = step(state, to_devices(next(data), mesh))
