@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ from jax_ddpm.config import read_config, write_config
 from jax_ddpm.interop.diffusers import from_diffusers
 from jax_ddpm.runtime import configure
 from jax_ddpm.training.logging import read_metrics
+from jax_ddpm.training.sharding import make_mesh
 from jax_ddpm.training.weights import FILE_NAME, write_weights
 
 LAST = 200  # steps whose mean is called the final loss
@@ -70,8 +71,15 @@ def make_peer(config: ConfigDict) -> UNet2DModel:
     )
 
 
-def train_peer(config: ConfigDict, batches: Iterator[Any]) -> tuple[UNet2DModel, list[float]]:
-    """The average of the trained network, and the loss of each step."""
+class Trained(NamedTuple):
+    """The mean loss of the last steps, and images trained on in a second: the median over stretches of so many steps."""
+
+    loss: float
+    speed: float
+
+
+def train_peer(config: ConfigDict, batches: Iterator[Any]) -> tuple[UNet2DModel, Trained]:
+    """The average of the trained network."""
     torch.manual_seed(config.seed)
     settings, scheduler = config.train, DDPMScheduler(num_train_timesteps=config.diffusion.steps)
     model = make_peer(config).to(memory_format=torch.channels_last)
@@ -79,7 +87,7 @@ def train_peer(config: ConfigDict, batches: Iterator[Any]) -> tuple[UNet2DModel,
     betas = (settings.adam_b1, settings.adam_b2)
     adam = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas, settings.adam_eps, weight_decay=0.0)
     rate = get_scheduler("constant_with_warmup", adam, num_warmup_steps=settings.warmup_steps)
-    losses = []
+    losses, times = [], [time.perf_counter()]
     for step in range(settings.steps):
         images = torch.from_numpy(next(batches)["image"].transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
         noise, t = torch.randn_like(images), torch.randint(0, config.diffusion.steps, (len(images),))
@@ -92,9 +100,17 @@ def train_peer(config: ConfigDict, batches: Iterator[Any]) -> tuple[UNet2DModel,
         average.step(model.parameters())
         losses.append(loss.item())
         if (step + 1) % LAST == 0:
+            times.append(time.perf_counter())
             print(f"diffusers: step {step + 1}/{settings.steps}  loss {np.mean(losses[-LAST:]):.4f}", flush=True)
     average.copy_to(model.parameters())
-    return model, losses
+    return model, Trained(float(np.mean(losses[-LAST:])), LAST * config.train.batch_size / float(np.median(np.diff(times))))
+
+
+def train_ours(config: ConfigDict, workdir: Path) -> Trained:
+    """The run that `run.py` makes of it."""
+    train.main(config, workdir)
+    rows = read_metrics(workdir)
+    return Trained(rows[-1]["loss"], float(np.median([row["images_per_second"] for row in rows])))
 
 
 def keep(config: ConfigDict, model: UNet2DModel, workdir: Path) -> None:
@@ -109,8 +125,8 @@ def bits_per_dim(workdir: Path, count: int, draws: int) -> str:
     """What our evaluator finds, as it prints it."""
     config = read_config(workdir)
     config.eval.update(count=count, draws=draws)
-    evaluate.main(config, workdir)
-    found = json.loads(next((workdir / "evaluation").glob("*/evaluation.json")).read_text())["bits_per_dim"]
+    directory = evaluate.evaluate_held_out(config, workdir, make_mesh(), ["bits_per_dim"])
+    found = json.loads((directory / "evaluation.json").read_text())["bits_per_dim"]
     return f"{found['mean']:.4f} ± {found['standard_error']:.4f}"
 
 
@@ -122,24 +138,22 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="held-out images to judge by")
     parser.add_argument("--draws", type=int, default=64, help="terms of the bound drawn for each")
     given = parser.parse_args()
+    if given.workdir.exists() or given.steps % LAST:
+        parser.error(f"expected a --workdir that is not there yet, and --steps a multiple of {LAST}")
     config = make_config(given.steps)
     configure(0, "", config.train.batch_size)
     ours, theirs = given.workdir / "jax_ddpm", given.workdir / "diffusers"
 
-    begin = time.perf_counter()
-    train.main(config, ours)
-    seconds = [time.perf_counter() - begin]
-    begin = time.perf_counter()
-    model, losses = train_peer(config, iter(experiment.make_batches(config, experiment.make_source(config))))
-    seconds.append(time.perf_counter() - begin)
+    found = [train_ours(config, ours)]
+    model, trained = train_peer(config, experiment.make_batches(config, experiment.make_source(config)))
     keep(config, model.eval(), theirs)
+    found.append(trained)
 
     size = sum(parameter.numel() for parameter in model.parameters())
-    final = [read_metrics(ours)[-1]["loss"], float(np.mean(losses[-LAST:]))]
     print(f"\n{size:,} parameters each, {given.steps:,} steps of {config.train.batch_size} images")
-    print(f"{'':>12}{f'loss, last {LAST}':>16}{'bits/dim held out':>22}{'seconds':>10}")
-    for name, workdir, loss, took in zip(("jax_ddpm", "diffusers"), (ours, theirs), final, seconds, strict=True):
-        print(f"{name:>12}{loss:>16.4f}{bits_per_dim(workdir, given.count, given.draws):>22}{took:>10.0f}")
+    print(f"{'':>12}{f'loss, last {LAST}':>16}{'bits/dim held out':>22}{'images/s':>12}")
+    for workdir, (loss, speed) in zip((ours, theirs), found, strict=True):
+        print(f"{workdir.name:>12}{loss:>16.4f}{bits_per_dim(workdir, given.count, given.draws):>22}{speed:>12.0f}")
 
 
 if __name__ == "__main__":

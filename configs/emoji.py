@@ -3,9 +3,8 @@
     make data
     python run.py --config configs/emoji.py
 
-The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. Hardware: any; on two CPU cores
-about 90 minutes. What is done to the images at random the network is told, so that it draws none of it (Karras et al. 2022,
-appendix F.2).
+The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. What is done to the images at random
+the network is told, so that it draws none of it (Karras et al. 2022, appendix F.2). Nothing has been trained with this file yet.
 """
 
 from ml_collections import ConfigDict

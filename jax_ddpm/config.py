@@ -79,6 +79,7 @@ def default_config() -> ConfigDict:
     model.dtype = "float32"  # of the body: float32, bfloat16
 
     config.train = train = ConfigDict()
+    train.start = ""  # a workdir whose averaged weights training begins with; "": random ones
     train.steps = 800_000
     train.batch_size = 128
     train.accumulate = 1  # parts that a batch is worked off in, to save memory

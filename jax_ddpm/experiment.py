@@ -326,6 +326,11 @@ def chosen_metrics(config: ConfigDict) -> tuple[str, ...]:
                 "eval.metrics=agreement is how often a classifier takes samples for the class asked for. Expected a run that "
                 "can be asked for classes, and --config.eval.classifier, the workdir of one that knows them"
             )
+        if name == "agreement" and config.eval.classifier == config.guidance.classifier:
+            raise InvalidInput(
+                f"eval.classifier={config.eval.classifier} is the classifier that guides, and would agree with itself: "
+                "expected another"
+            )
     return names
 
 

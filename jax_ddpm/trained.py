@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm.checks import check
-from jax_ddpm.config import check_unchanged, read_config
+from jax_ddpm.config import changes, check_unchanged, read_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import init_params, make_network, make_schedule
 from jax_ddpm.models.classifier import NoisyClassifier
@@ -22,6 +22,8 @@ from jax_ddpm.training.weights import Weights, read_weights
 
 _IMAGES = ("data.image_size", "data.channels", "data.class_names")
 _NOISE = tuple(f"diffusion.{name}" for name in ("schedule", "steps", "beta_start", "beta_end", "zero_terminal_snr"))
+
+_MEANING = (*_NOISE, "diffusion.prediction")
 
 
 class Classifier(NamedTuple):
@@ -51,6 +53,27 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh) -> Weights:
         if checkpoints.latest_step is None and (workdir / WEIGHTS_FILE).is_file():
             return read_weights(workdir / WEIGHTS_FILE, like)
         return Weights(checkpoints.restore_ema(like), checkpoints.latest_step or 0)
+
+
+def open_start(config: ConfigDict, mesh: Mesh, like: Params) -> Weights:
+    """The averaged weights of the run that `train.start` names, for another run of the same network to begin with.
+
+    Args:
+      config: of the run that begins; its data, its loss and how it is trained may be others.
+      like: the shapes of its parameters.
+    Raises:
+      InvalidInput: there is no such run, its network is another, or what it says has another meaning.
+    """
+    start = Path(config.train.start).expanduser()
+    settings = read_config(start)
+    different = [f"{name}={old!r}, not {new!r}" for name, (old, new) in changes(settings, config).items() if name in _MEANING]
+    if different:
+        raise InvalidInput(f"train.start={start} was trained with {', '.join(different)}")
+    weights = open_run(settings, start, mesh)
+    shapes, wanted = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (weights.params, like))
+    if shapes != wanted:
+        raise InvalidInput(f"train.start={start} is of another network: expected the settings of its model and of its classes")
+    return weights
 
 
 def open_classifier(config: ConfigDict, setting: str, mesh: Mesh, *, same_noise: bool) -> Classifier:

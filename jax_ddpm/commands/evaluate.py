@@ -34,8 +34,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
         evaluate_samples(config, workdir, mesh, of_samples)
 
 
-def evaluate_held_out(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Sequence[str]) -> None:
-    """Metrics over the images of `eval.split`, into workdir/evaluation/.
+def evaluate_held_out(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Sequence[str]) -> Path:
+    """Metrics over the images of `eval.split`, into a folder of workdir/evaluation/, which it returns.
 
     Where the network is conditional on the class, each image is told its own: what is found is then log p(x_0 | class). So it
     is with the small image, for a network that enlarges.
@@ -56,18 +56,20 @@ def evaluate_held_out(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Se
     for name in metrics:
         _note(directory / "evaluation.json", {"metric": name, **REPORTS[name](held, directory), **circumstances})
     print(f"written: {directory}", flush=True)
+    return directory
 
 
 def evaluate_samples(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Sequence[str]) -> None:
-    """Metrics of `sample.count` images, drawn into workdir/samples/ as --mode sample draws them; they are noted beside them."""
+    """Metrics of `sample.count` images, drawn into workdir/samples/ as --mode sample draws them, into workdir/evaluation/."""
+    reports = {name: SAMPLE_REPORTS[name](config, mesh, workdir) for name in metrics}  # what cannot be judged is told first
     drawn = draw(config, workdir)
-    directory = drawn.grid.parent
+    directory = workdir / "evaluation" / f"samples_{len(drawn.images)}_{drawn.grid.parent.name}"
     circumstances = {
         **{"checkpoint": drawn.step, "weights": "ema", "samples": len(drawn.images), "seed": config.sample.seed},
         **{"sampler": to_dict(config)["sampler"], "guidance": to_dict(config)["guidance"]},
     }
-    for name in metrics:
-        found = SAMPLE_REPORTS[name](config, mesh, (drawn.images, drawn.labels), directory)
+    for name, report in reports.items():
+        found = report((drawn.images, drawn.labels), directory)
         _note(directory / "evaluation.json", {"metric": name, **found, **circumstances})
     print(f"written: {directory}", flush=True)
 

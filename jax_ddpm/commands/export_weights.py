@@ -12,6 +12,17 @@ from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 from jax_ddpm.training.weights import FILE_NAME, write_weights
 
+PLACES = (
+    ("data", "directory"),
+    ("train", "start"),
+    ("guidance", "classifier"),
+    ("edit", "images"),
+    ("edit", "mask"),
+    ("eval", "classifier"),
+    ("export_weights", "out"),
+    ("runtime", "compilation_cache"),
+)
+
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Writes `export_weights.out`: weights and settings, all that sampling, editing, evaluating and training further need.
@@ -26,10 +37,16 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if (out / "checkpoints").exists():
         raise InvalidInput(f"{out} holds a run, whose checkpoints come before a file of weights: name another folder by --out")
     params, step = open_run(config, workdir, make_mesh())
-    settings = config.copy_and_resolve_references()
-    settings.export_weights = default_config().export_weights
-    write_config(settings, out)
+    write_config(without_places(config), out)
     path = write_weights(out / FILE_NAME, params, step, dtype)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{size:,} parameters of step {step} as {config.export_weights.dtype}, {path.stat().st_size / 1e6:.2f} MB: {path}")
     print(f"they open with: python run.py --mode sample --workdir {out}")
+
+
+def without_places(config: ConfigDict) -> ConfigDict:
+    """The settings with the folders of this machine left out."""
+    settings, usual = config.copy_and_resolve_references(), default_config()
+    for group, name in PLACES:
+        settings[group][name] = usual[group][name]
+    return settings

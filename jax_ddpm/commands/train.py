@@ -23,11 +23,13 @@ from jax_ddpm.data.augment import TOLD
 from jax_ddpm.data.sources.image_files import read_image
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.editor import make_editor, make_enlarge
+from jax_ddpm.errors import InvalidInput
 from jax_ddpm.generation import frame_steps, grid_columns, make_generator, open_guide
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training, which_images
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
 from jax_ddpm.reports import accuracy_table, judge_classifier, show_accuracy
 from jax_ddpm.runtime import cache_directory
+from jax_ddpm.trained import open_start
 from jax_ddpm.training.checkpoints import Checkpoints, abstract
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
 from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
@@ -35,7 +37,6 @@ from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split
 from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep
 from jax_ddpm.training.weights import FILE_NAME as WEIGHTS_FILE
-from jax_ddpm.training.weights import read_weights
 
 DrawSamples = Callable[[TrainState], Path]
 ShowResults = Callable[[TrainState], None]
@@ -45,8 +46,14 @@ FILMSTRIP_ROWS = 10
 def main(config: ConfigDict, workdir: Path) -> None:
     """Trains until `train.steps`, going on from the newest checkpoint of `workdir` where there is one.
 
-    Where there is none but a file of weights, as `--mode export_weights` writes it, training starts from those.
+    Raises:
+      InvalidInput: the settings cannot be used, or `workdir` holds weights alone.
     """
+    if (workdir / WEIGHTS_FILE).is_file() and not (workdir / "checkpoints").is_dir():
+        raise InvalidInput(
+            f"{workdir} holds weights and no run, and is left as it is. To train further from them, into another folder: "
+            f"--config FILE --workdir ANOTHER --config.train.start={workdir}"
+        )
     source = experiment.make_source(config)
     config.data.class_names = source.class_names
     check(config)
@@ -57,9 +64,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
     data = experiment.make_batches(config, source, mesh)
     with stop_on_signals() as stop, closing(data), Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
-        if checkpoints.latest_step is not None or (workdir / WEIGHTS_FILE).is_file():
+        if checkpoints.latest_step is not None:
             check_unchanged(config, workdir)
-        state = _first_or_restored_state(config, mesh, workdir, checkpoints, data)
+        state = _first_or_restored_state(config, mesh, checkpoints, data)
         write_config(config, workdir)
         draw_samples, show_results = _make_results(config, mesh, workdir)
         if state.step < config.train.steps:
@@ -79,7 +86,7 @@ def _new_state(config: ConfigDict) -> TrainState:
 
 
 def _first_or_restored_state(
-    config: ConfigDict, mesh: Mesh, workdir: Path, checkpoints: Checkpoints, data: grain.DatasetIterator
+    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints, data: grain.DatasetIterator
 ) -> TrainState:
     like = abstract(jax.eval_shape(partial(_new_state, config)), replicated(mesh))
     if checkpoints.latest_step is not None:
@@ -89,10 +96,10 @@ def _first_or_restored_state(
     print("compiling the initialisation ...", flush=True)
     quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     state = jax.jit(partial(_new_state, config), out_shardings=replicated(mesh), compiler_options=quickly)()
-    if not (workdir / WEIGHTS_FILE).is_file():
+    if not config.train.start:
         return state
-    weights = read_weights(workdir / WEIGHTS_FILE, like.params)
-    print(f"starting from the weights in {workdir / WEIGHTS_FILE}, of step {weights.step} of another run")
+    weights = open_start(config, mesh, like.params)
+    print(f"starting from the weights of step {weights.step} of {config.train.start}")
     return state.replace(params=weights.params, ema_params=jax.tree.map(jnp.copy, weights.params))
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 MEMORISED = 1 / 3  # of the distance to the second nearest; nearer, Gu et al. 2023 call a sample memorised
+COPY = 1.0  # grey levels; what is nearer is a copy, be there a twin of it or not
 
 
 class Neighbours(NamedTuple):
@@ -21,25 +22,27 @@ class Neighbours(NamedTuple):
 
     @property
     def memorised(self) -> np.ndarray:
-        """[N] whether the nearest is less than a third as far as the second nearest.    (Gu et al. 2023, section 2)
+        """[N] whether the nearest is less than a third as far as the second nearest (Gu et al. 2023, section 2), or a copy.
 
-        Blind where the training images themselves come in near-twins, so the distances are to be looked at too.
+        The ratio is blind where the training images themselves come in near-twins, so the distances are to be looked at too.
         """
-        return self.distances[:, 0] < MEMORISED * self.distances[:, 1]
+        return (self.distances[:, 0] < MEMORISED * self.distances[:, 1]) | (self.distances[:, 0] < COPY)
 
 
-def nearest(images: np.ndarray, training: Iterable[np.ndarray]) -> Neighbours:
+def nearest(images: np.ndarray, training: Iterable[np.ndarray], *, mirrored: bool = False) -> Neighbours:
     """The nearest of the training images, by the Euclidean distance of their pixels.
 
     Args:
       images: [N, H, W, C] uint8.
       training: batches [M, H, W, C] uint8, of two images at least in all.
+      mirrored: whether a training image is also as near as its mirror image is.
     """
     flat = _flat(images)
+    own = (flat**2).sum(axis=1)[:, None]
     found, squares = np.zeros((len(images), 0, *images.shape[1:]), np.uint8), np.zeros((len(images), 0))
     for batch in training:
-        part = _flat(batch)
-        distances = (flat**2).sum(axis=1)[:, None] - 2 * flat @ part.T + (part**2).sum(axis=1)  # whole numbers, so exact
+        sides = [_flat(batch), *([_flat(batch[:, :, ::-1])] if mirrored else [])]
+        distances = np.min([own - 2 * flat @ side.T + (side**2).sum(axis=1) for side in sides], axis=0)  # whole, so exact
         best = _two_least(distances)
         found = np.concatenate([found, batch[best]], axis=1)
         squares = np.concatenate([squares, np.take_along_axis(distances, best, axis=1)], axis=1)

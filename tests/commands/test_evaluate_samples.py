@@ -19,18 +19,18 @@ def run(workdir, metrics, **settings):
     config = read_config(workdir)
     config.eval.update(metrics=metrics, **settings)
     evaluate.main(config, workdir)
-    directory = workdir / "samples/step_0000006_seed_0"
+    directory = workdir / "evaluation/samples_7_step_0000006_seed_0"
     return json.loads((directory / "evaluation.json").read_text()), directory
 
 
-def test_samples_are_judged_and_compared_in_one_run_and_noted_beside_them(trained, trained_classifier, capsys):
-    metrics = ("agreement", "nearest")
-    found, directory = run(trained, metrics, classifier=str(trained_classifier))
-    assert found.keys() == set(metrics)
+def test_samples_are_judged_and_compared_and_neither_takes_the_place_of_the_other(trained, trained_classifier, capsys):
+    run(trained, ("agreement",), classifier=str(trained_classifier))
+    found, directory = run(trained, ("nearest",))
+    assert found.keys() == {"agreement", "nearest"}
     for row in found.values():
         assert (row["samples"], row["seed"], row["checkpoint"], row["sampler"]["name"]) == (7, 0, 6, "ancestral")
         assert row["guidance"]["scale"] == 1
-    samples = np.load(directory / "samples.npz")
+    samples = np.load(trained / "samples/step_0000006_seed_0/samples.npz")
     printed = capsys.readouterr().out
 
     own = open_classifier(with_classifier(trained, trained_classifier), "eval.classifier", make_mesh(), same_noise=False)
@@ -61,9 +61,24 @@ def with_classifier(trained, trained_classifier):
 
 def test_training_images_in_place_of_samples_are_found_out(trained, tmp_path):
     images = np.stack([digits("train")[index]["image"] for index in range(12)])
-    found = sample_reports.SAMPLE_REPORTS["nearest"](read_config(trained), make_mesh(), (images, np.zeros(12)), tmp_path)
+    found = sample_reports.make_nearest(read_config(trained), make_mesh(), trained)((images, np.zeros(12)), tmp_path)
     assert (found["memorised"], found["nearer_than_95_percent_of_held_out"], found["median_distance"]) == (12, 12, 0)
     assert 10 < found["held_out_median_distance"] < 100
+
+
+def test_images_trained_on_are_no_measure_of_how_near_is_near(trained, tmp_path, capsys):
+    config = read_config(trained)
+    config.eval.split = "train"
+    found = sample_reports.make_nearest(config, make_mesh(), trained)((np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2)), tmp_path)
+    assert "held_out_median_distance" not in found
+    assert "the run was trained on these images" in capsys.readouterr().out
+
+
+def test_what_samples_are_measured_by_is_spread_over_the_images_held_out():
+    source = sample_reports.some(digits("test"), 30)
+    assert len(source) == 30
+    assert len({source[index]["label"] for index in range(30)}) == 10
+    np.testing.assert_array_equal(source[29]["image"], digits("test")[29 * 297 // 30]["image"])
 
 
 def test_a_classifier_is_shown_every_image_once_whatever_the_batch(trained, trained_classifier):
@@ -72,7 +87,7 @@ def test_a_classifier_is_shown_every_image_once_whatever_the_batch(trained, trai
     answers = []
     for batch_size in (4, 64):
         config.eval.batch_size = batch_size
-        answers.append(sample_reports._judge(config, make_mesh())(images))
+        answers.append(sample_reports._make_judge(config, make_mesh())(images))
     assert answers[0].shape == (11,)
     np.testing.assert_array_equal(*answers)
 
@@ -82,12 +97,26 @@ def test_a_classifier_is_shown_every_image_once_whatever_the_batch(trained, trai
     [
         (("agreement",), {}, r"Expected a run that can be asked for classes, and --config\.eval\.classifier"),
         (("agreement",), {"classifier": "nowhere"}, r"no run at .*nowhere"),
+        (("nearest",), {"split": "tset"}, r"unknown split of digits 'tset'"),
         (("neerest",), {}, r"unknown eval\.metrics 'neerest'.*Did you mean 'nearest'\?"),
     ],
 )
 def test_what_cannot_be_judged_is_told(trained, metrics, settings, message):
-    with pytest.raises(InvalidInput, match=message):
-        run(trained, metrics, **settings)
+    (trained / "samples").rename(trained / "other")
+    try:
+        with pytest.raises(InvalidInput, match=message):
+            run(trained, metrics, **settings)
+        assert not (trained / "samples").exists()  # nothing is drawn first
+    finally:
+        (trained / "other").rename(trained / "samples")
+
+
+def test_a_classifier_is_no_judge_of_what_it_guides(trained, trained_classifier):
+    config = with_classifier(trained, trained_classifier)
+    config.guidance.classifier = config.eval.classifier
+    config.eval.metrics = ("agreement",)
+    with pytest.raises(InvalidInput, match=r"is the classifier that guides, and would agree with itself"):
+        evaluate.main(config, trained)
 
 
 def test_a_network_that_draws_is_no_judge(trained):

@@ -1,14 +1,13 @@
 """Weights that leave their run: what they draw, what is evaluated and trained from them."""
 
 import json
-import shutil
 
 import chex
 import numpy as np
 import pytest
 
 from jax_ddpm.commands import evaluate, export_weights, sample, train
-from jax_ddpm.config import read_config
+from jax_ddpm.config import default_config, read_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
@@ -27,9 +26,18 @@ def exported(trained, tmp_path_factory):
     return export(trained, tmp_path_factory.mktemp("zoo") / "tiny")
 
 
-def test_folder_holds_settings_and_weights_and_no_word_of_where_it_was_written(exported):
+def test_folder_holds_settings_and_weights(exported):
     assert sorted(path.name for path in exported.iterdir()) == ["config.json", "weights.safetensors"]
-    assert str(exported) not in (exported / "config.json").read_text()
+
+
+def test_folders_of_the_machine_stay_out_of_the_settings():
+    config = default_config()
+    texts = {name for group, name in export_weights.PLACES if config[group][name] == ""}
+    for group, name in export_weights.PLACES:
+        config[group][name] = "/a/place"
+    assert len(texts) > 5
+    assert "/a/place" not in export_weights.without_places(config).to_json()
+    assert config.data.directory == "/a/place"
 
 
 def test_average_of_the_newest_checkpoint_is_what_opens(trained, exported):
@@ -55,26 +63,46 @@ def test_the_folder_is_evaluated_like_a_run(exported):
     assert found["bits_per_dim"]["seen_in_training"] is False
 
 
+def start_from(exported, workdir, **settings):
+    config = read_config(exported)
+    config.train.update(start=str(exported), **settings)
+    train.main(config, workdir)
+    return config
+
+
 def test_training_starts_from_the_weights_and_goes_on_from_its_own_checkpoints(exported, tmp_path, capsys):
-    workdir = shutil.copytree(exported, tmp_path / "run")
-    weights = open_run(read_config(workdir), workdir, make_mesh()).params
-    config = read_config(workdir)
-    config.train.update(steps=1, learning_rate=1e-30)  # too little to move a float32
-    train.main(config, workdir)
-    assert "weights.safetensors, of step 6 of another run" in capsys.readouterr().out
-    chex.assert_trees_all_equal(last_state(workdir)[0].params, weights)
-    config.train.update(steps=2, learning_rate=1e-3)
-    train.main(config, workdir)
+    weights = open_run(read_config(exported), exported, make_mesh()).params
+    start_from(exported, tmp_path / "run", steps=1, learning_rate=1e-30)  # too little to move a float32
+    assert f"starting from the weights of step 6 of {exported}" in capsys.readouterr().out
+    chex.assert_trees_all_equal(last_state(tmp_path / "run")[0].params, weights)
+    config = start_from(exported, tmp_path / "run", steps=2)
     assert "going on from the checkpoint of step 1" in capsys.readouterr().out
-    assert open_run(config, workdir, make_mesh()).step == 2
+    assert open_run(config, tmp_path / "run", make_mesh()).step == 2
+    again = export(tmp_path / "run", tmp_path / "again")
+    assert read_config(again).train.start == ""
 
 
-def test_weights_of_other_settings_are_not_trained_further(exported, tmp_path):
-    workdir = shutil.copytree(exported, tmp_path / "run")
-    config = read_config(workdir)
-    config.model.channels = 16
-    with pytest.raises(InvalidInput, match=r"model\.channels: the run has 8, now given 16"):
-        train.main(config, workdir)
+def test_weights_alone_are_not_trained_in_their_own_folder(exported):
+    before = sorted(exported.iterdir())
+    with pytest.raises(InvalidInput, match=r"holds weights and no run.*--config\.train\.start=.*tiny"):
+        train.main(read_config(exported), exported)
+    assert sorted(exported.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model.channels": 16}, r"is of another network"),
+        ({"diffusion.prediction": "v", "diffusion.loss": "v"}, r"was trained with diffusion\.prediction='eps', not 'v'"),
+        ({"train.start": "nowhere"}, r"no run at .*nowhere"),
+    ],
+)
+def test_weights_of_another_network_or_meaning_are_no_start(exported, tmp_path, settings, message):
+    config = read_config(exported)
+    config.train.start = str(exported)
+    config.update_from_flattened_dict(settings)
+    with pytest.raises(InvalidInput, match=message):
+        train.main(config, tmp_path / "run")
 
 
 def test_what_cannot_be_exported_is_told(trained, tmp_path):

@@ -38,8 +38,18 @@ def test_a_third_is_where_memorised_begins():
     assert nearest(samples, [training]).memorised.tolist() == [True, False, False]
 
 
-def test_a_copy_of_one_of_twins_is_not_called_memorised_but_its_distance_tells():
+def test_a_copy_of_one_of_twins_is_memorised_too():
     training = np.concatenate([noise(3, seed=1), noise(3, seed=1)])
     found = nearest(training[:1], [training])
-    assert not found.memorised[0]
+    assert found.memorised[0]
     np.testing.assert_array_equal(found.distances[0], 0)
+
+
+def test_a_mirrored_copy_is_found_where_training_mirrors():
+    training = noise(6, seed=1)
+    copy = training[2:3, :, ::-1]
+    assert not nearest(copy, [training]).memorised[0]
+    found = nearest(copy, [training], mirrored=True)
+    assert found.memorised[0]
+    assert found.distances[0, 1] > 10  # the image itself is not its own second nearest
+    np.testing.assert_array_equal(found.images[0, 0], training[2])
