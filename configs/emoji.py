@@ -4,7 +4,7 @@
     python run.py --config configs/emoji.py
 
 The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. What is done to the images at random
-the network is told, so that it draws none of it (Karras et al. 2022, appendix F.2). Nothing has been trained with this file yet.
+the network is told, so that it draws none of it (Karras et al. 2022, appendix F.2). Nothing has been trained with this file.
 """
 
 from ml_collections import ConfigDict
