@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from jax_ddpm import experiment
 from jax_ddpm.config import read_config
 from jax_ddpm.data.pipeline import how_many, one_pass
+from jax_ddpm.data.sources.folder import which_split
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
@@ -72,8 +73,13 @@ def seen_in_training(config: ConfigDict, workdir: Path, source: Source) -> bool:
         return False
     if not source.splits:
         return True
-    ours, theirs = (set(re.sub(r"\[.*?\]", "", split).split("+")) for split in (config.eval.split, trained.split))
+    ours, theirs = (_parts(split, source.splits) for split in (config.eval.split, trained.split))
     return not ours.isdisjoint(theirs) or "all" in ours | theirs
+
+
+def _parts(split: str, splits: Sequence[str]) -> set[str]:
+    """The splits of which one that is asked for has images: "train[:90%]+valid" has some of two."""
+    return {which_split(part, splits) for part in re.sub(r"\[.*?\]", "", split).split("+")}
 
 
 def which_images(held: Held) -> str:

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (  # by split, the names of th
     {split: (f"x_{split}", f"y_{split}") for split in ("train", "test")},  # Keras
     {split: (f"{split}_images", f"{split}_labels") for split in ("train", "val", "test")},  # MedMNIST
 )
+FEW, MANY = 1000, 100_000  # classes: so many may be named whatever the number of images, and more than so many never
 
 
 def arrays(split: str, path: str) -> Source:
@@ -27,7 +28,8 @@ def arrays(split: str, path: str) -> Source:
     splits, `split` counts for nothing.
 
     Raises:
-      InvalidInput: no such file, or of another kind; arrays of other names, shapes or values; no such split.
+      InvalidInput: no such file, or of another kind; arrays of other names, shapes or values; labels that are no numbers of
+        classes; no such split.
     """
     if not path:
         raise InvalidInput("no file given: say where the images are, --config.data.directory=FILE.npz or FILE.npy")
@@ -46,7 +48,7 @@ def arrays(split: str, path: str) -> Source:
     labels = all_labels.get(chosen, np.zeros(len(images), int))
     if len(labels) != len(images):
         raise InvalidInput(f"{file} holds {len(images):,} {image_name} and {len(labels):,} {label_name}: expected as many")
-    classes = max(int(each.max(initial=-1)) + 1 for each in all_labels.values()) if chosen in all_labels else 0
+    classes = _classes(file, list(all_labels.values())) if chosen in all_labels else 0
 
     def read(index: int) -> Example:
         return {"image": np.array(images[index]), "label": int(labels[index])}
@@ -119,4 +121,20 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
             f"{f', from {labels.min()} on' if labels.ndim == 1 and labels.dtype.kind == 'i' else ''}: "
             f"expected integers [N] from 0 on{hint}"
         )
-    return labels.astype(np.int64)
+    return labels
+
+
+def _classes(file: Path, labels: Sequence[np.ndarray]) -> int:
+    """How many classes there are, by the labels of each split.
+
+    Raises:
+      InvalidInput: far more than the images can have, as where numbers of persons or days stand for classes.
+    """
+    classes, images = max(int(each.max()) for each in labels if each.size) + 1, sum(map(len, labels))
+    if classes > min(max(images, FEW), MANY):
+        raise InvalidInput(
+            f"the labels in {file} go up to {classes - 1}, which makes {classes:,} classes of {images:,} images: expected the "
+            "classes to be numbered 0, 1, 2 and so on. Of other numbers np.unique(labels, return_inverse=True)[1] makes such "
+            "(of those of all splits together, where there are splits)"
+        )
+    return classes

@@ -88,6 +88,34 @@ def test_layouts_with_splits_have_the_same_classes_in_each(tmp_path, layout):
         load_source("arrays", "tets", place)
 
 
+@pytest.mark.parametrize("highest", [1000, 20_231_123, 2**63 + 5])
+def test_labels_that_are_no_numbers_of_classes_are_refused(tmp_path, highest):
+    labels = np.array([7, 7, highest, 0, 0, 1], np.uint64)
+    place = saved(tmp_path / "a.npz", x_train=COLOUR, y_train=LABELS, x_test=COLOUR, y_test=labels)
+    message = rf"a\.npz go up to {highest}, which makes {highest + 1:,} classes of 12 images: .*np\.unique\(labels, return"
+    for split in ("train", "test"):  # for a label means the same in each
+        with pytest.raises(InvalidInput, match=message):
+            load_source("arrays", split, place)
+
+
+@pytest.mark.parametrize(("images", "classes"), [(1, 1000), (2000, 2000)])
+def test_some_of_many_classes_may_have_no_images(tmp_path, images, classes):
+    labels = np.full(images // 2 + 1, classes - 1)
+    data = {"train_images": noise(len(labels), 1, 1, 1), "train_labels": labels}
+    place = saved(tmp_path / "a.npz", **data, test_images=noise(images, 1, 1, 1), test_labels=np.zeros(images, int))
+    assert len(load_source("arrays", "train", place).class_names) == classes
+
+
+def test_there_are_never_more_than_a_hundred_thousand_classes(tmp_path):
+    for count in (100_000, 100_001):
+        place = saved(tmp_path / f"{count}.npz", images=np.zeros((count, 1, 1, 1), np.uint8), labels=np.arange(count))
+        if count == 100_000:
+            assert len(load_source("arrays", "train", place).class_names) == count
+        else:
+            with pytest.raises(InvalidInput, match="100,001 classes of 100,001 images"):
+                load_source("arrays", "train", place)
+
+
 def test_split_without_images_does_not_disturb_the_others(tmp_path):
     place = saved(tmp_path / "a.npz", **LAYOUTS["Keras"] | {"x_test": GREY[:0], "y_test": LABELS[:0]})
     assert load_source("arrays", "train", place).class_names == ("0", "1")

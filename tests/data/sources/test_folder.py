@@ -129,8 +129,49 @@ def test_split_whose_images_lie_in_no_classes_has_none(tmp_path):
     assert train.class_names == ("cat", "owl")
 
 
+@pytest.mark.parametrize(
+    ("folders", "asked"),
+    [
+        (("Train", "Valid", "Test"), {"train": "Train", "val": "Valid", "validation": "Valid", "test": "Test"}),
+        (("training", "validation", "testing"), {"train": "training", "valid": "validation", "test": "testing"}),
+        (("train", "eval", "test"), {"training": "train", "eval": "eval", "test": "test", "testing": "eval"}),
+        (("TRAIN", "evaluation"), {"train": "TRAIN", "test": "evaluation", "evaluation": "evaluation"}),
+        (("val", "test"), {"valid": "val", "test": "test"}),
+        (("train",), {"train": "train", "Train": "train"}),
+    ],
+)
+def test_splits_go_by_their_other_names_in_letters_of_any_case(tmp_path, folders, asked):
+    place = filled(tmp_path, [f"{folder}/{bird}/1.png" for folder in folders for bird in ("emu", "owl")])
+    for split, folder in asked.items():
+        source, first = load_source("folder", split, place), 2 * folders.index(folder)
+        assert (source.split, images_of(source), source.class_names) == (folder, [first, first + 1], ("emu", "owl"))
+        assert set(source.splits) == set(folders)
+
+
+def test_folders_for_testing_alone_are_not_trained_on(tmp_path):
+    with pytest.raises(InvalidInput, match=r"unknown split of .* 'train': expected one of val, test\."):
+        load_source("folder", "train", filled(tmp_path, ("test/1.png", "val/1.png")))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train/1.png", "test/1.png", "extra/1.png"), "{place} holds test, train beside extra: splits must be all"),
+        (("Training/1.png", "Eval/1.png", "a/1.png"), "{place} holds Eval, Training beside a: .* are really called so, rename"),
+        (("cifar/train/owl/1.png", "cifar/test/owl/1.png"), "{place}/cifar holds test, train: .*Name that folder"),
+        (
+            ("owl/train/1.png", "owl/val/1.png", "owl/1.png", "emu/1.png"),
+            "{place}/owl holds train, val: .*must be in them",
+        ),
+    ],
+)
+def test_splits_that_would_be_taken_for_classes_are_refused(tmp_path, names, message):
+    with pytest.raises(InvalidInput, match=message.format(place=tmp_path)):
+        load_source("folder", "train", filled(tmp_path, names))
+
+
 def test_folders_of_other_names_are_classes_and_any_split_is_all_of_them(tmp_path):
-    for names in (("train/1.png", "plane/1.png"), ("val/1.png", "test/1.png"), ("Train/1.png",)):
+    for names in (("train/1.png", "plane/1.png"), ("val/1.png", "owl/1.png"), ("trained/1.png",), ("owl/train/1.png",)):
         place = filled(tmp_path / names[0].replace("/", "_"), names)
         source = load_source("folder", "whatever", place)
         assert (len(source), source.split, source.splits) == (len(names), "", ())
@@ -186,11 +227,11 @@ def test_zip_packed_with_the_separators_of_windows_has_its_folders(tmp_path):
 def test_zip_of_one_folder_of_images_has_no_classes_and_one_of_splits_has_them(tmp_path):
     place = packed(tmp_path / "flat.zip", {"photos/1.png": noise(2, 2, 3), "photos/2.png": noise(2, 2, 1)})
     assert (len(load_source("folder", "train", place)), load_source("folder", "train", place).class_names) == (2, ())
-    names = ("all/train/cat/1.png", "all/train/owl/1.png", "all/test/owl/1.png")
+    names = ("all/train/cat/1.png", "all/train/owl/1.png", "all/Testing/owl/1.png")
     test = load_source("folder", "test", packed(tmp_path / "splits.zip", {name: noise(2, 2, 3) for name in names}))
-    assert (len(test), test.splits, test.class_names, test[0]["label"]) == (1, ("train", "test"), ("cat", "owl"), 1)
-    only = load_source("folder", "train", packed(tmp_path / "only.zip", {"train/cat/1.png": noise(2, 2, 3)}))
-    assert (only.splits, only.class_names) == (("train",), ("cat",))
+    assert (len(test), test.splits, test.class_names, test[0]["label"]) == (1, ("train", "Testing"), ("cat", "owl"), 1)
+    only = load_source("folder", "train", packed(tmp_path / "only.zip", {"Train/cat/1.png": noise(2, 2, 3)}))
+    assert (only.splits, only.class_names) == (("Train",), ("cat",))
 
 
 @pytest.mark.parametrize("kind", ["cut off", "text", "empty", "without images"])
