@@ -134,7 +134,8 @@ def make_pipelines(images: np.ndarray, folder: Path, workers: int, mesh: Mesh) -
         for title, augmentation in AUGMENTATIONS.items():
             if augmentation.crop == 1 and not augmentation.non_leaking:
                 add(name, "no", title, source)
-            kept = cached(fitted(source, augmentation.stored_size(32), 3), 1024)
+            most = augmentation.stored_size(32)
+            kept = cached(fitted(source, most, 3, least=32), 1024, (most, most, 3))
             for index in range(len(kept)):
                 kept.read(index)
             add(name, "yes", title, kept)

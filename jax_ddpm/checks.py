@@ -65,8 +65,10 @@ def _check_augmentation(config: ConfigDict) -> None:
     """Raises InvalidInput where images cannot be augmented so, or the network is not told of it."""
     data = config.data
     choose("data.on_damaged", data.on_damaged, ON_DAMAGED)
-    if data.crop > 1:
-        raise InvalidInput(f"data.crop={data.crop}: expected a share of the side, at most 1, such as 0.8")
+    if not 0.1 <= data.crop <= 1:
+        raise InvalidInput(f"data.crop={data.crop}: expected a share of the side, from 0.1 to 1, such as 0.8")
+    if data.rotate > 180:
+        raise InvalidInput(f"data.rotate={data.rotate}: expected degrees, from 0 to 180, such as 5")
     if data.augment > 1:
         raise InvalidInput(f"data.augment={data.augment}: expected a probability, at most 1, such as 0.12")
     if data.augment and experiment.is_classifier(config):
@@ -152,7 +154,7 @@ def _check_sampler(config: ConfigDict) -> None:
 
 
 _MORE_THAN_ZERO = {
-    "data": ("image_size", "workers", "crop"),
+    "data": ("image_size", "workers"),
     "diffusion": ("steps", "min_snr_gamma", "p2_k"),
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
     "train": (

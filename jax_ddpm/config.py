@@ -41,7 +41,7 @@ def default_config() -> ConfigDict:
     data.crop = 1.0  # the least share of the side that a random square is cut out of; 1: none is cut
     data.rotate = 0.0  # degrees by which an image is turned at most, either way
     data.augment = 0.0  # probability of each move of non-leaking augmentation, which the network is told of; 0: there is none
-    data.inspect = 10_000  # images that --mode data reads, spread over all; 0: every one
+    data.inspect = 2000  # images that --mode data reads, spread over all; 0: every one
     data.class_names = ()  # by label; found out and kept when training starts
 
     config.diffusion = diffusion = ConfigDict()

@@ -1,11 +1,13 @@
 """What --mode edit is given: images, their classes, a mask."""
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from jax_ddpm.data.reading import readable
 from jax_ddpm.data.sources.folder import image_folder
 from jax_ddpm.data.sources.image_files import read_image
 from jax_ddpm.data.sources.load import load_source
@@ -27,7 +29,7 @@ def read_given(config: ConfigDict) -> Given:
       InvalidInput: what was named cannot be read, or the network cannot take it; labels that are out of range, or missing.
     """
     source = _source(config)
-    examples = [source[number] for number in range(min(config.edit.count, len(source)))]
+    examples = list(islice(readable(source, config.data.on_damaged), config.edit.count))
     images = np.stack([_fitted(config, example["image"]) for example in examples])
     given = {"image": images, "label": _labels(config, source, np.array([example["label"] for example in examples]))}
     return MORE[config.edit.task](config, given)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from jax_ddpm.data.sources.digits import digits
+from jax_ddpm.data.sources.source import DamagedImage
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.errors import InvalidInput
 from tests.commands.conftest import make_tiny_config
@@ -52,6 +53,23 @@ def test_of_a_folder_the_first_images_count_and_labels_are_taken_in_turn(tmp_pat
     np.testing.assert_array_equal(given["label"], [1, 9, 1])
     assert given["image"].shape == (3, 8, 8, 1)
     assert (given["image"][2] - given["image"][0] == 2).all()
+
+
+def test_damaged_images_are_left_out_where_the_config_says_so(tmp_path, capsys):
+    """Those of the data that are held out, and a user's."""
+    for number in range(4):
+        save(tmp_path / "test" / f"{number}.png", noise(8, 8) // 2 + number)
+    (tmp_path / "test/1.png").write_bytes(b"")
+    save(tmp_path / "train/0.png", noise(8, 8))
+    for settings in ({}, {"images": str(tmp_path / "test")}):
+        config = make_config(count=2, conditional=False, **settings)
+        config.data.update(name="folder", directory=str(tmp_path))
+        with pytest.raises(DamagedImage, match=r"1\.png"):
+            read_given(config)
+        config.data.on_damaged = "skip"
+        given = read_given(config)["image"]
+        assert (given[1] - given[0] == 2).all()
+        assert "1.png" in capsys.readouterr().err
 
 
 def test_subfolders_named_as_classes_say_what_is_in_them(tmp_path):

@@ -1,30 +1,36 @@
 """--mode data: what the data holds, whether all of it can be read, what the network gets of it, and how fast."""
 
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jax_ddpm import experiment
-from jax_ddpm.checks import check, check_data
+from jax_ddpm.checks import check_data
+from jax_ddpm.commands.train import prepare
 from jax_ddpm.data.augment import augment
 from jax_ddpm.data.inspection import Findings, Shape, inspect, spread
-from jax_ddpm.data.reading import cached, fitted
+from jax_ddpm.data.reading import Damages, fits, fitted, fitted_side, without_damaged
 from jax_ddpm.data.sources.source import DamagedImage, Source
 from jax_ddpm.data.transforms import fit
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.pictures import save_png, table
+from jax_ddpm.training.sharding import make_mesh
 
 LISTED = 50  # classes that are told one by one, and shown
 SHOWN = 12  # images of each class in the contact sheet, and of each image in the picture of augmentations
 AUGMENTED = 6  # images in the latter
 ROWS = 8  # of the contact sheet where there are no classes
 SECONDS = 3.0  # that the batches of training are timed for
+PATIENCE = 10.0  # seconds between two lines that tell how far it is, where these are kept in a file
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -40,20 +46,22 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if not len(source):
         raise InvalidInput(f"data set {source.name!r} is empty")
     numbers = spread(len(source), data.inspect)
-    bar = tqdm(numbers, unit="image", leave=False, disable=not sys.stderr.isatty())
+    wait = 0.1 if sys.stderr.isatty() else PATIENCE
+    bar = tqdm(numbers, unit="image", leave=False, delay=wait, mininterval=wait)
     found = inspect(source, bar, data.image_size, data.channels, SHOWN * (1 if source.class_names else ROWS))
     print("\n".join([*describe_source(source, found), *describe_fit(config, found)]))
     if found.damaged:
         print("\n".join(describe_damages(config, found)), flush=True)
     if not found.readable:
         raise InvalidInput(f"none of the {len(numbers):,} images read of {source.name!r} can be read")
+    print("timing batches ...", flush=True)
     print("\n".join(describe_speed(config, source, found)), flush=True)
     sheet = save_png(workdir / "data" / "contact_sheet.png", contact_sheet(source, found))
     print(f"contact sheet: {sheet}")
     if experiment.make_augmentation(config):
         picture = save_png(workdir / "data" / "augmented.png", augmented(config, source, numbers, found))
         print(f"the same images as training augments them: {picture}")
-    print(describe_readiness(config, source))
+    print(describe_readiness(config, workdir, source))
 
 
 def describe_source(source: Source, found: Findings) -> list[str]:
@@ -132,30 +140,57 @@ def describe_speed(config: ConfigDict, source: Source, found: Findings) -> list[
     """How fast images are read and fitted, and how fast training would get them."""
     read, batch_size, workers = found.readable / max(found.seconds, 1e-9), config.train.batch_size, config.data.workers
     lines = [f"read and fitted: {read:,.0f} images/s, one after another"]
+    kept = is_kept(config, source)
+    if config.data.on_damaged == "skip":  # each was told already, or is not among those that are
+        source = without_damaged(source, Damages(found.damaged, quiet=True))
     try:
-        speed = time_batches(config, source)
+        speed, when = time_batches(config, source, kept)
     except DamagedImage:
         return [*lines, "batches: not timed, for a damaged image stops them"]
-    size = experiment.make_augmentation(config).stored_size(config.data.image_size)
-    stored = fitted(source, size, config.data.channels)
-    is_kept = cached(stored, config.data.cache_mib) is not stored
-    where = "kept in memory once they are read" if is_kept else "read anew each epoch, too many for data.cache_mib"
     return [
         *lines,
-        f"batches: {speed:,.1f} of {batch_size} a second, {speed * batch_size:,.0f} images/s by {workers} workers",
-        f"  images are {where}",
+        f"batches: {speed:,.1f} of {batch_size} a second, {speed * batch_size:,.0f} images/s by {workers} workers, {when}",
+        f"  images are {_describe_keeping(config, kept)}",
     ]
 
 
-def time_batches(config: ConfigDict, source: Source) -> float:
-    """Batches a second as training gets them, before they are put on the devices."""
-    stream = experiment.make_batches(config, source)
-    next(stream)  # by which the threads have started
+def is_kept(config: ConfigDict, source: Source) -> bool:
+    """Whether training keeps the images in memory."""
+    size, channels = config.data.image_size, config.data.channels
+    most = experiment.make_augmentation(config).stored_size(size)
+    return fits(fitted(source, most, channels, least=size), config.data.cache_mib, (most, most, channels))
+
+
+def _describe_keeping(config: ConfigDict, kept: bool) -> str:
+    if kept:
+        return "kept in memory once they are read"
+    setting = f"data.cache_mib={config.data.cache_mib:g}"
+    return f"read anew each epoch: {f'too many for {setting}' if config.data.cache_mib else f'{setting} keeps none'}"
+
+
+def time_batches(config: ConfigDict, source: Source, kept: bool) -> tuple[float, str]:
+    """Batches a second as training gets them, before they are put on the devices, and which these are.
+
+    Args:
+      kept: whether images are kept in memory; if so, and an epoch is not too long, it is what comes after it that is timed.
+    """
+    epoch = math.ceil(len(source) / config.train.batch_size)
+    with closing(experiment.make_batches(config, source)) as stream:
+        speed, count = _rate(stream, epoch if kept else math.inf)
+        if not kept:
+            return speed, "in every epoch"
+        if count < epoch:
+            return speed, "while they are first read"
+        return _rate(stream, math.inf)[0], "once all are in memory"
+
+
+def _rate(stream: Iterator[Any], most: float) -> tuple[float, int]:
+    """Batches a second, and how many there were: at least one, at the most so many, and none that begins after `SECONDS`."""
     begin, count = time.perf_counter(), 0
-    while (seconds := time.perf_counter() - begin) < SECONDS or not count:
+    while not count or (count < most and time.perf_counter() - begin < SECONDS):
         next(stream)
         count += 1
-    return count / seconds
+    return count / (time.perf_counter() - begin), count
 
 
 def contact_sheet(source: Source, found: Findings) -> np.ndarray:
@@ -182,18 +217,19 @@ def augmented(config: ConfigDict, source: Source, numbers: Sequence[int], found:
     readable = [number for number in numbers if number not in found.damaged]
 
     def row(number: int) -> list[np.ndarray]:
-        plain, stored = (fit(source[number]["image"], side, config.data.channels) for side in (size, how.stored_size(size)))
+        image = source[number]["image"]
+        sides = size, fitted_side(image.shape, how.stored_size(size), size)
+        plain, stored = (fit(image, side, config.data.channels) for side in sides)
         return [plain, *(augment(stored, size, how, rng)[0] for _ in range(SHOWN - 1))]
 
     rows = [row(readable[place]) for place in spread(len(readable), AUGMENTED)]
     return table(_even(rows), ["as it is", *[""] * (SHOWN - 1)])
 
 
-def describe_readiness(config: ConfigDict, source: Source) -> str:
-    """Whether a run with these settings would begin."""
-    config.data.class_names = source.class_names
+def describe_readiness(config: ConfigDict, workdir: Path, source: Source) -> str:
+    """Whether a run with these settings would begin, or go on."""
     try:
-        check(config)
+        prepare(config, workdir, source, make_mesh())
     except InvalidInput as error:
         return f"a run would not begin with these settings: {error}"
     return "a run can begin with these settings"

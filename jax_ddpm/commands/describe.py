@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jax_ddpm import experiment
 from jax_ddpm.checks import check
 from jax_ddpm.config import FILE_NAME as CONFIG_FILE
+from jax_ddpm.data.reading import readable
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.runtime import cache_directory
 from jax_ddpm.training.logging import FILE_NAME as METRICS_FILE
@@ -94,7 +95,7 @@ def describe_data(config: ConfigDict) -> list[str]:
             raise  # how many classes there are, and so the network, is not known without it
         return [f"data: {data.name}, {data.split}: not here", *(f"  {line}" for line in str(error).splitlines()), fitted]
     data.class_names = source.class_names
-    shape = "×".join(map(str, source[0]["image"].shape))
+    shape = "×".join(map(str, next(readable(source, data.on_damaged))["image"].shape))
     classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
     return [f"data: {source.name}, {data.split}: {len(source):,} images, the first of {shape}, {classes}", fitted]
 

@@ -21,6 +21,7 @@ from jax_ddpm.commands.edit import PICTURES
 from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.augment import TOLD
 from jax_ddpm.data.sources.image_files import read_image
+from jax_ddpm.data.sources.source import DamagedImage, Source
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.editor import make_editor, make_enlarge
 from jax_ddpm.errors import InvalidInput
@@ -48,6 +49,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
       InvalidInput: the settings cannot be used, or `workdir` holds weights alone.
+      DamagedImage: one of the images, where the config lets that stop the run; what was trained is saved.
     """
     if (workdir / WEIGHTS_FILE).is_file() and not (workdir / "checkpoints").is_dir():
         raise InvalidInput(
@@ -55,28 +57,49 @@ def main(config: ConfigDict, workdir: Path) -> None:
             f"--config FILE --workdir ANOTHER --config.train.start={workdir}"
         )
     source = experiment.make_source(config)
-    config.data.class_names = source.class_names
-    check(config)
     mesh = make_mesh()
-    check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
+    draw_samples, show_results = prepare(config, workdir, source, mesh)
     print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
     data = experiment.make_batches(config, source, mesh)
     with stop_on_signals() as stop, closing(data), Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
-        if checkpoints.latest_step is not None:
-            check_unchanged(config, workdir)
         state = _first_or_restored_state(config, mesh, checkpoints, data)
         write_config(config, workdir)
-        draw_samples, show_results = _make_results(config, mesh, workdir)
         if state.step < config.train.steps:
             state = _train(config, mesh, workdir, state, data, checkpoints, draw_samples, stop)
             checkpoints.save(state, data, to_dict(config))
+    if stop.damage:
+        raise DamagedImage(
+            f"{stop.damage}\nThe run is saved at step {int(state.step)}. To go on from there without such images: "
+            f"python run.py --workdir {workdir} --config.data.on_damaged=skip"
+        ) from stop.damage
     if stop.signal_number:
         _say_how_to_go_on(config, workdir, state, stop)
         sys.exit(128 + stop.signal_number)
     show_results(state)
     _show_loss(workdir)
+
+
+def prepare(config: ConfigDict, workdir: Path, source: Source, mesh: Mesh) -> tuple[DrawSamples | None, ShowResults]:
+    """What a run needs beside the network and its data, made before anything is begun or written.
+
+    Notes the classes of the data in the config.
+
+    Returns:
+      What draws samples on the way, if anything does, and what shows in the end what the run has come to.
+    Raises:
+      InvalidInput: a run with these settings would not begin, or not go on where there is one in `workdir`.
+    """
+    config.data.class_names = source.class_names
+    check(config)
+    check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
+    if (workdir / "checkpoints").is_dir():
+        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+            has_begun = checkpoints.latest_step is not None
+        if has_begun:
+            check_unchanged(config, workdir)
+    return _make_results(config, mesh, workdir)
 
 
 def _new_state(config: ConfigDict) -> TrainState:
@@ -165,10 +188,7 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainSt
 
 
 def _make_results(config: ConfigDict, mesh: Mesh, workdir: Path) -> tuple[DrawSamples | None, ShowResults]:
-    """What draws samples on the way, if anything does, and what shows in the end what the run has come to.
-
-    Made before training, so that what cannot be drawn or judged is told at once.
-    """
+    """See `prepare`."""
     if experiment.is_classifier(config):
         return None, _make_judge(config, mesh, workdir)
     draw_samples = (_make_enlarge if config.model.low_res_size else _make_draw_samples)(config, mesh, workdir)

@@ -17,7 +17,7 @@ class Augmentation(NamedTuple):
 
     Attributes:
       flip: mirror it left to right in one of two draws.
-      crop: the least share of the side that a random square is cut out of; 1 cuts none.
+      crop: the least share of the side that a random square has; 1 cuts none.
       rotate: degrees by which it is turned at most, either way.
       non_leaking: the probability of each move that the network is told of; see `tell`.
     """
@@ -32,7 +32,10 @@ class Augmentation(NamedTuple):
         return self != Augmentation()
 
     def stored_size(self, size: int) -> int:
-        """Pixels a side of the image that a square of `size` or more is cut out of."""
+        """Pixels a side of the image that squares are cut out of, the least of which then has `size`.
+
+        An image that has fewer itself, but no fewer than `size`, is not enlarged to so many: that would only blur it.
+        """
         return round(size / self.crop)
 
 
@@ -61,14 +64,14 @@ def augment(image: np.ndarray, size: int, how: Augmentation, rng: np.random.Gene
     """An image with all that is drawn for it done to it at once, so that it is resampled once.
 
     Args:
-      image: [S, S, C] uint8, S = how.stored_size(size).
+      image: [S, S, C] uint8, size ≤ S ≤ how.stored_size(size).
     Returns:
       [size, size, C] uint8, mirrored where the image is moved from beyond its edges; and [9] float32, what the network is told.
     """
     mirrored = how.flip and not how.non_leaking and rng.random() < 0.5
     if how.crop == 1 and not how.rotate and not how.non_leaking:  # by far the commonest, so it is quick
         return image[:, ::-1] if mirrored else image, tell(Moves())
-    window = _draw_window(len(image), size, rng) if how.crop < 1 else _window(0, 0, len(image), size)
+    window = _draw_window(len(image), how.crop, size, rng) if how.crop < 1 else _window(0, 0, len(image), size)
     turn = _turn(math.radians(rng.uniform(-how.rotate, how.rotate))) if how.rotate else np.eye(3)
     moves = draw_moves(how, rng) if how.non_leaking else Moves()
     done = matrix(moves, size) @ _scale(-1 if mirrored else 1, 1) @ turn
@@ -121,13 +124,14 @@ def matrix(moves: Moves, size: int) -> np.ndarray:
     return _shift(SHIFT * size * moves.shift_x, SHIFT * size * moves.shift_y) @ done
 
 
-def _draw_window(stored: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    side = int(rng.integers(size, stored, endpoint=True))
-    left, top = rng.integers(0, stored - side, size=2, endpoint=True).tolist()
+def _draw_window(stored: int, least: float, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A square of that share of the side or more, anywhere; not of whole pixels, so that there are such of any share."""
+    side = stored * rng.uniform(least, 1)
+    left, top = rng.uniform(0, stored - side, size=2).tolist()
     return _window(left, top, side, size)
 
 
-def _window(left: int, top: int, side: int, size: int) -> np.ndarray:
+def _window(left: float, top: float, side: float, size: int) -> np.ndarray:
     """[3, 3] from a point of the result, measured from its centre, to one of the image, measured from its corner."""
     return _shift(left + side / 2, top + side / 2) @ _scale(side / size, side / size)
 

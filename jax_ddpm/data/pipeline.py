@@ -1,6 +1,5 @@
 """From a source to batches: an endless stream whose position can be saved, or every image once."""
 
-import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -9,14 +8,15 @@ import grain
 import numpy as np
 
 from jax_ddpm.data.augment import Augmentation, augment
-from jax_ddpm.data.reading import ON_DAMAGED, Damages, cached, fitted
-from jax_ddpm.data.sources.source import DamagedImage, Example, Source
+from jax_ddpm.data.reading import ON_DAMAGED, cached, fitted, readable
+from jax_ddpm.data.sources.source import Example, Source
 from jax_ddpm.data.transforms import to_float
 from jax_ddpm.errors import InvalidInput, choose
 
 Batch = dict[str, np.ndarray]
 """{"image": [B, H, W, C] float32 in [-1, 1], "label": [B] int32}, and with non-leaking augmentation "augmentation", [B, 9]."""
 NOTHING = Augmentation()
+BUFFER = 2  # batches, for each thread that reads, that are made ahead
 
 
 def batches(
@@ -58,8 +58,8 @@ def batches(
         raise InvalidInput(f"data set {source.name!r} is empty")
     if batch_size % process_count:
         raise InvalidInput(f"batch_size={batch_size} does not divide over {process_count} processes")
-    readable = choose("on_damaged", on_damaged, ON_DAMAGED)(source)
-    stored = cached(fitted(readable, augmentation.stored_size(image_size), channels), cache_mib)
+    whole, most = choose("on_damaged", on_damaged, ON_DAMAGED)(source), augmentation.stored_size(image_size)
+    stored = cached(fitted(whole, most, channels, least=image_size), cache_mib, (most, most, channels))
 
     def change(example: Example, rng: np.random.Generator) -> dict[str, Any]:
         image, told = augment(example["image"], image_size, augmentation, rng)
@@ -74,8 +74,9 @@ def batches(
     if augmentation:
         dataset = dataset.random_map(change)
     # Shared out last, so that what is drawn for an image does not depend on how many processes there are.
-    dataset = dataset[process_index::process_count].batch(batch_size // process_count).map(finish)
-    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers))
+    dataset = dataset[process_index::process_count].batch(batch_size // process_count)
+    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=BUFFER * workers))
+    stream = stream.map(finish)  # behind the buffer, in which bytes lie, a quarter of what floats would take
     stream = stream.map(place) if place else stream
     return iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=prefetch) if prefetch else stream)
 
@@ -107,26 +108,9 @@ def one_pass(
       DamagedImage: where one is to stop it.
       InvalidInput: there are no such images, or none of them can be read.
     """
-    total, damages = how_many(source, count), Damages()
-    choose("on_damaged", on_damaged, ON_DAMAGED)
-    examples = _readable(fitted(source, image_size, channels), total, damages if on_damaged == "skip" else None)
+    examples = readable(fitted(source, image_size, channels), on_damaged, how_many(source, count))
     while found := list(islice(examples, batch_size)):
         images = np.stack([example["image"] for example in found])
         labels = np.array([example["label"] for example in found], np.int32)
         rows = np.arange(batch_size) % len(found)
         yield {"image": to_float(images)[rows], "label": labels[rows]}, len(found)
-    if damages.found:
-        print(f"{len(damages.found)} of {total:,} images cannot be read and are left out", file=sys.stderr, flush=True)
-    if len(damages.found) == total:
-        raise InvalidInput(f"none of {total:,} images of data set {source.name!r} can be read")
-
-
-def _readable(source: Source, total: int, damages: Damages | None) -> Iterator[Example]:
-    """The first images of a source, without those that cannot be read; these are an error where nothing notes them."""
-    for index in range(total):
-        try:
-            yield source.read(index)
-        except DamagedImage as error:
-            if damages is None:
-                raise
-            damages.note(index, error)

@@ -12,8 +12,8 @@ def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     """An image of any size and colour, as a square one of `channels` channels.
 
     Halved by averaging until it is less than twice as large as wanted (all halvings in one, so that it is rounded once), then
-    resized (bicubic) until its shorter side fits, then cropped at the centre. An image that has the right shape already is
-    returned as it is.
+    resized (bicubic) until its shorter side fits, and cropped at the centre: only what stays is worked out, for a narrow strip
+    would become far larger than it is. An image that has the right shape already is returned as it is.
 
     Args:
       image: [H, W, 1 or 3] uint8.
@@ -28,10 +28,16 @@ def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     picture = picture.convert("L" if channels == 1 else "RGB")
     if min(picture.size) >= 2 * size:
         picture = picture.reduce(2 ** int(math.log2(min(picture.size) / size)))
-    scale = size / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return np.asarray(picture.crop((left, top, left + size, top + size))).reshape(size, size, channels)
+    (left, right), (top, bottom) = (_middle(side, min(picture.size), size) for side in picture.size)
+    picture = picture.resize((size, size), Image.Resampling.BICUBIC, (left, top, right, bottom))
+    return np.asarray(picture).reshape(size, size, channels)
+
+
+def _middle(side: int, shorter: int, size: int) -> tuple[float, float]:
+    """What of a side ends up in the square, when it is resized, to whole pixels, as the shorter side is to `size`."""
+    resized = round(side * (size / shorter))
+    first = (resized - size) // 2
+    return first * side / resized, (first + size) * side / resized
 
 
 def warp(image: np.ndarray, inverse: np.ndarray, size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jax_ddpm.data.sources.source import DamagedImage
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.logging import MetricsWriter, Progress
 from jax_ddpm.training.state import TrainState
@@ -27,9 +28,15 @@ class Periodic(NamedTuple):
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop: the signal's number, or 0."""
+    """What a run is stopped by before its end, if anything.
+
+    Attributes:
+      signal_number: of the signal by which somebody asked for it, or 0.
+      damage: the image that cannot be read, or None.
+    """
 
     signal_number: int = 0
+    damage: DamagedImage | None = None
 
 
 @contextlib.contextmanager
@@ -81,6 +88,8 @@ def run(
 ) -> TrainState:
     """Takes steps until step `until`, or until `stop` is set, and returns the state it has come to.
 
+    A batch that cannot be read is noted in `stop`, and is where the run ends: all that was trained before is in the state.
+
     Metrics are read back a few steps late, so that the device never waits for them, and written as their mean since the last
     line (after a resume the first line's mean begins at the checkpoint). A mean of no example is left out.
 
@@ -104,7 +113,12 @@ def run(
             progress.advance(loss)
 
     while step < until and not stop.signal_number:
-        state, metrics = train_step(state, next(batches))
+        try:
+            batch = next(batches)
+        except DamagedImage as error:
+            stop.damage = error
+            break
+        state, metrics = train_step(state, batch)
         step += 1
         waiting.append(metrics)
         settle(STEPS_IN_FLIGHT)

@@ -1,16 +1,23 @@
 """What --mode data says of folders that are made here, and what it draws."""
 
 import re
+import shutil
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs import digits, folder
+from jax_ddpm import experiment
 from jax_ddpm.commands import data
 from jax_ddpm.data.augment import Augmentation
+from jax_ddpm.data.inspection import inspect
+from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.pictures import TITLE_HEIGHT
+from tests.commands.conftest import make_tiny_classifier_config, make_tiny_config
 from tests.data.sources.made import noise, write
 
 
@@ -74,6 +81,12 @@ def test_every_damaged_image_is_named(birds, tmp_path, capsys, on_damaged, told,
     assert re.search(f"\nbatches: {batches}", text)
 
 
+def test_what_training_skips_is_told_once(birds, tmp_path, capsys):
+    data.main(of_folder(birds, on_damaged="skip"), tmp_path / "run")
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("half.png") == 1
+
+
 def test_values_are_those_of_the_images(tmp_path, capsys):
     for number, shade in enumerate((10, 200)):
         write(tmp_path / f"images/{number}.png", np.full((16, 16, 3), (shade, 51, 0), np.uint8))
@@ -95,11 +108,54 @@ def test_a_large_set_is_read_in_part_and_told_so(tmp_path, capsys):
     assert "data: digits, train of the splits train, test, all\n" in text
 
 
-@pytest.mark.parametrize(("cache", "told"), [(1024, "kept in memory"), (0, "read anew each epoch")])
-def test_whether_images_are_kept_in_memory_is_told(tmp_path, capsys, cache, told):
-    config = digits.get_config()
+@pytest.mark.parametrize(
+    ("cache", "seconds", "timed", "told"),
+    [
+        (1024, 60, "once all are in memory", "kept in memory once they are read"),
+        (1024, 0.0, "while they are first read", "kept in memory once they are read"),
+        (0, 0.01, "in every epoch", "read anew each epoch: data.cache_mib=0 keeps none"),
+    ],
+)
+def test_whether_images_are_kept_in_memory_is_told_and_what_was_timed(
+    tmp_path, capsys, monkeypatch, cache, seconds, timed, told
+):
+    config, rate = digits.get_config(), data._rate
     config.data.cache_mib = cache
-    assert f"  images are {told}" in said(config, tmp_path, capsys)
+    monkeypatch.setattr(data, "SECONDS", seconds)
+    monkeypatch.setattr(data, "_rate", lambda stream, most: rate(stream, min(most, 12)))  # an epoch, however much time there is
+    text = said(config, tmp_path, capsys)
+    assert re.search(rf"batches: .*, {timed}\n  images are {told}\n", text)
+
+
+def test_images_that_are_too_many_to_be_kept_are_told(tmp_path, capsys):
+    for number in range(6):
+        write(tmp_path / f"images/{number}.png", noise(300, 300, 3))
+    config = of_folder(tmp_path / "images", crop=1.0, cache_mib=1)
+    config.data.image_size = 256  # 6 × 256 × 256 × 3 bytes
+    assert "  images are read anew each epoch: too many for data.cache_mib=1\n" in said(config, tmp_path, capsys)
+
+
+def test_a_slow_source_is_timed_by_one_batch_and_the_stream_is_closed(tmp_path, capsys, monkeypatch):
+    closed, taken = [], []
+
+    class Slow:
+        def __next__(self):
+            taken.append(time.sleep(0.02))
+
+        def close(self):
+            closed.append(True)
+
+    monkeypatch.setattr(experiment, "make_batches", lambda *_: Slow())
+    text = said(digits.get_config(), tmp_path, capsys)
+    assert (len(taken), closed) == (1, [True])
+    speed = float(re.search(r"timing batches \.\.\.\n.*\nbatches: ([\d.]+) of", text)[1])
+    assert 5 < speed <= 50
+
+
+def test_how_far_the_reading_is_is_told_without_a_terminal_too(birds, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data, "PATIENCE", 0.0)
+    data.main(of_folder(birds), tmp_path / "run")
+    assert re.search(r"[1-5]/5 \[", capsys.readouterr().err)
 
 
 def test_contact_sheet_has_a_row_a_class(tmp_path, capsys):
@@ -146,6 +202,41 @@ def test_augmentations_are_shown_beside_each_image(tmp_path, capsys, how):
         assert changed
         if how.flip:
             assert all(np.array_equal(each, shown[0][:, ::-1]) for each in changed)
+
+
+def test_an_image_that_is_shown_augmented_is_read_once(tmp_path):
+    reads = Counter()
+
+    def read(number):
+        reads[number] += 1
+        return {"image": noise(16, 16, 3), "label": 0}
+
+    source = Source("noted", 3, read)
+    found = inspect(source, [], 16, 3, keep=1)
+    data.augmented(of_folder(tmp_path, crop=0.5), source, range(3), found)
+    assert reads == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("train.batch_size", 6, "train.batch_size=6 does not divide over 4 devices"),
+        ("seed", 1, "holds a run with other settings:\n  seed: the run has 0, now given 1"),
+        ("eval.split", "tset", "unknown split of digits 'tset'"),
+        ("guidance.classifier", "nowhere", "no run at .*nowhere"),
+    ],
+)
+def test_what_keeps_training_from_beginning_is_told(setting, value, message, trained, tmp_path, capsys):
+    config = make_tiny_classifier_config() if setting == "eval.split" else make_tiny_config()
+    if setting == "seed":
+        shutil.copytree(trained, tmp_path / "run")
+    config.update_from_flattened_dict({setting: value})
+    assert re.search(f"a run would not begin with these settings: .*{message}", said(config, tmp_path, capsys))
+
+
+def test_a_run_goes_on_with_the_settings_that_it_has(trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    assert "a run can begin with these settings" in said(make_tiny_config(), tmp_path, capsys)
 
 
 def test_a_run_that_could_not_begin_is_told_and_the_data_shown_all_the_same(tmp_path, capsys):

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from configs import cifar, digits, digits_classifier, digits_super_resolution
+from configs import cifar, digits, digits_classifier, digits_super_resolution, folder
 from jax_ddpm.commands import describe
+from tests.data.sources.made import noise, write
 
 
 def said(config, capsys, workdir=Path("runs/x")):
@@ -43,6 +44,14 @@ def test_what_is_done_to_images_at_random_is_described(capsys):
     assert "in [-1, 1], flipped at random, cropped to 80% of the side at the least, turned by 2.5° at the most, " in text
     assert "non-leaking augmentation with probability 0.12\n" in text
     assert re.search(r"augmentation_embedding +128 +1,152\n", text)
+
+
+def test_the_first_image_that_can_be_read_is_described(tmp_path, capsys):
+    (tmp_path / "1.png").write_bytes(b"")
+    write(tmp_path / "2.png", noise(5, 7, 3))
+    config = folder.get_config()
+    config.data.update(directory=str(tmp_path), on_damaged="skip")
+    assert "2 images, the first of 5×7×3, no labels" in said(config, capsys)
 
 
 def test_nothing_is_written(capsys, tmp_path):

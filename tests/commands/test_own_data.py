@@ -3,7 +3,9 @@
 import io
 import shutil
 import zipfile
+from itertools import islice
 
+import chex
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +19,7 @@ from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.held_out import held_out, seen_in_training
 from jax_ddpm.training.logging import read_metrics
-from tests.commands.conftest import make_tiny_config
+from tests.commands.conftest import last_state, make_tiny_config
 
 
 def config_of(directory, **settings):
@@ -136,6 +138,36 @@ def damaged(tmp_path):
 def test_a_damaged_file_stops_the_run_and_is_named(damaged, tmp_path):
     with pytest.raises(DamagedImage, match=rf"{damaged}/(fish/half\.png|bird/empty\.jpg)"):
         train.main(config_of(damaged), tmp_path / "run")
+
+
+def test_what_was_trained_before_a_damaged_file_is_saved_and_the_run_goes_on_without_it(tmp_path):
+    def config_of_twelve(**changes):
+        config = config_of(tmp_path / "images", **changes)
+        config.train.update(steps=4, checkpoint_every=1000)
+        return config
+
+    for number in range(12):
+        save(tmp_path / "images", f"{('bird', 'fish')[number % 2]}/{number:02}.png", flat(20 * number, 9, 9))
+    config = config_of_twelve()
+    order = [
+        to_uint8(batch["image"])[:, 0, 0, 0] // 20
+        for batch in islice(experiment.make_batches(config, experiment.make_source(config)), 4)
+    ]
+    config.train.steps = 2
+    train.main(config, tmp_path / "short")
+    number = order[2][1]  # of the third batch, and of none before
+    path = tmp_path / "images" / f"{('bird', 'fish')[number % 2]}/{number:02}.png"
+    path.write_bytes(b"")
+    with pytest.raises(DamagedImage) as caught:
+        train.main(config_of_twelve(), tmp_path / "run")
+    assert str(path) in str(caught.value)
+    assert f"saved at step 2. To go on from there without such images: python run.py --workdir {tmp_path}/run" in str(
+        caught.value
+    )
+    assert "--config.data.on_damaged=skip" in str(caught.value)
+    chex.assert_trees_all_equal(last_state(tmp_path / "run"), last_state(tmp_path / "short"))
+    train.main(config_of_twelve(on_damaged="skip"), tmp_path / "run")
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
 def test_damaged_files_are_passed_over_named_and_counted_where_the_config_says_so(damaged, tmp_path, capsys):

@@ -10,7 +10,7 @@ import chex
 import numpy as np
 import pytest
 
-from jax_ddpm.data.augment import Augmentation
+from jax_ddpm.data.augment import Augmentation, augment
 from jax_ddpm.data.pipeline import batches, one_pass
 from jax_ddpm.data.sources.source import DamagedImage, Source
 from jax_ddpm.data.transforms import to_uint8
@@ -258,6 +258,47 @@ def test_what_is_drawn_for_an_image_depends_on_neither_workers_nor_processes_and
 def interleaved(first, second):
     """Two shares of a batch as the whole."""
     return {name: np.stack([first[name], second[name]], 1).reshape(-1, *first[name].shape[1:]) for name in first}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known shape", "unknown shape"])
+def test_images_are_cropped_from_the_pixels_that_they_have(known):
+    """Not first enlarged to as many as the smallest window needs, which would only blur them."""
+    noise = np.random.default_rng(0).integers(0, 256, (36, 36, 3), np.uint8)
+    sizes = []
+
+    def look(image, size, how, rng):
+        if len(image) < 32:  # of another test's stream, whose threads run on
+            return augment(image, size, how, rng)
+        sizes.append(image.shape)
+        np.testing.assert_array_equal(image, noise[: len(image), : len(image)])
+        return image[:size, :size], np.zeros(9, np.float32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax_ddpm.data.pipeline.augment", look)
+        for side in (32, 36):
+            example = {"image": noise[:side, :side], "label": 0}
+            source = Source("one", 1, lambda _, example=example: example, shape=(side, side, 3) if known else None)
+            for cache_mib in (0, 1):
+                next(stream(source, image_size=32, augmentation=Augmentation(crop=0.8), cache_mib=cache_mib, workers=1))
+    assert set(sizes) == {(32, 32, 3), (36, 36, 3)}
+
+
+def test_what_is_made_ahead_waits_as_bytes(monkeypatch):
+    made, floats, enough = [], [], threading.Event()
+    monkeypatch.setattr("jax_ddpm.data.pipeline.to_float", lambda images: floats.append(images.dtype) or images)
+
+    def read(number):
+        made.append(number)
+        if len(made) >= 12:
+            enough.set()
+        return NUMBERED.read(number)
+
+    iterator = stream(dataclasses.replace(NUMBERED, read=read), workers=1)
+    next(iterator)
+    assert enough.wait(60), "two batches are made behind the one that was given"
+    assert floats == [np.uint8]
+    iterator.close()
+    assert len(made) <= 4 * 4, "and one may be in the making"
 
 
 def test_the_network_is_told_of_non_leaking_augmentation_alone():

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from jax_ddpm.data.reading import Damages, cached, fitted, without_damaged
+from jax_ddpm.data.reading import Damages, cached, fitted, readable, without_damaged
 from jax_ddpm.data.sources.source import DamagedImage, Source
 from jax_ddpm.data.transforms import fit
 from jax_ddpm.errors import InvalidInput
@@ -33,6 +33,40 @@ def test_a_fitted_source_has_the_network_s_shape_and_all_else_as_it_was():
     assert (made.shape, made.licence, made.class_names, len(made)) == ((4, 4, 1), "mine", source.class_names, COUNT)
     np.testing.assert_array_equal(made[3]["image"], fit(IMAGES[3], 4, 1))
     assert made[13]["label"] == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "made"),
+    [
+        ((6, 8, 3), (6, 6, 1)),
+        ((40, 30, 3), (10, 10, 1)),
+        ((9, 3, 3), (4, 4, 1)),
+        ((4, 4, 1), (4, 4, 1)),
+        ((12, 10, 1), (10, 10, 1)),
+    ],
+)
+def test_an_image_is_not_enlarged_beyond_the_least_that_is_asked_for(shape, made):
+    image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    for known in (shape, None):
+        source = fitted(Source("one", 1, lambda _: {"image": image, "label": 0}, shape=known), 10, 1, least=4)
+        assert source.shape == (made if known else None)
+        np.testing.assert_array_equal(source[0]["image"], fit(image, made[0], 1))
+
+
+def test_images_of_several_sizes_are_kept_too_where_the_largest_would_fit():
+    reads = Counter()
+
+    def read(number):
+        reads[number] += 1
+        return {"image": IMAGES[number, :, : 3 + number % 4], "label": number}
+
+    source = Source("mixed", COUNT, read)
+    assert cached(source, COUNT * 6 * 8 * 3 / 2**20 - 1e-9, (6, 8, 3)) is source
+    kept = cached(source, COUNT * 6 * 8 * 3 / 2**20, (6, 8, 3))
+    for number in [*range(COUNT)] * 2:
+        np.testing.assert_array_equal(kept[number]["image"], IMAGES[number, :, : 3 + number % 4])
+        assert kept[number]["label"] == number
+    assert set(reads.values()) == {1}
 
 
 def test_many_threads_find_the_same_in_what_is_kept():
@@ -72,6 +106,33 @@ def test_the_next_readable_image_stands_in_and_after_the_last_comes_the_first(ca
         "skipped: number 39 is broken (3 damaged images so far)",
         "skipped: number 0 is broken (4 damaged images so far)",
     ]
+
+
+def test_a_stretch_of_damaged_images_is_gone_through_once(capsys):
+    reads = Counter()
+    source = without_damaged(source_of(reads, tuple(range(1, COUNT))), Damages())
+    for number in range(COUNT):
+        np.testing.assert_array_equal(source[number]["image"], IMAGES[0])
+    assert reads == {0: COUNT, **dict.fromkeys(range(1, COUNT), 1)}
+
+
+def test_nothing_is_told_by_who_is_to_be_quiet(capsys):
+    damages = Damages(quiet=True)
+    without_damaged(source_of(Counter(), (0,)), damages)[0]
+    assert damages.found == {0: "number 0 is broken"}
+    assert capsys.readouterr().err == ""
+
+
+def test_in_order_damaged_images_are_left_out_or_stop_it(capsys):
+    source = source_of(Counter(), (0, 2))
+    found = [example["image"] for example in readable(source, "skip", 5)]
+    np.testing.assert_array_equal(found, IMAGES[[1, 3, 4]])
+    assert "2 of 5 images cannot be read and are left out" in capsys.readouterr().err
+    assert len(list(readable(source, "skip"))) == COUNT - 2
+    with pytest.raises(DamagedImage, match="number 0 is broken"):
+        next(readable(source, "stop"))
+    with pytest.raises(InvalidInput, match="none of 1 images of data set 'noted' can be read"):
+        list(readable(source, "skip", 1))
 
 
 def test_an_error_that_is_not_of_one_image_is_not_skipped():

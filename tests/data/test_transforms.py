@@ -1,5 +1,7 @@
 """Fitting an image to the network, and the way from bytes to floats and back."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,6 +66,29 @@ def test_longer_side_is_cropped_at_the_centre(height, width):
     image = noise(height, width, 3)
     top, left = (height - 8) // 2, (width - 8) // 2
     np.testing.assert_array_equal(fit(image, 8, 3), image[top : top + 8, left : left + 8])
+
+
+@pytest.mark.parametrize(("height", "width"), [(13, 21), (40, 25), (5, 7), (31, 16), (9, 100)])
+def test_what_is_cropped_is_the_middle_of_the_whole_image_resized(height, width):
+    image = noise(height, width, 3)
+    factor = 2 ** int(math.log2(max(min(height, width) / 8, 1)))
+    picture = Image.fromarray(image).reduce(factor)
+    scale = 8 / min(picture.size)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (picture.width - 8) // 2, (picture.height - 8) // 2
+    expected = np.asarray(picture.crop((left, top, left + 8, top + 8)))
+    # Where a filter begins is worked out in other steps, which may round to the byte beside.
+    np.testing.assert_allclose(fit(image, 8, 3).astype(int), expected, rtol=0, atol=1)
+
+
+def test_a_strip_is_not_enlarged_as_a_whole():
+    image = np.tile(ramp(2, 1, down=40), (1, 30_000, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        sizes, resize = [], Image.Image.resize
+        patch.setattr(Image.Image, "resize", lambda self, size, *rest: sizes.append(size) or resize(self, size, *rest))
+        found = fit(image, 256, 3)
+    assert sizes == [(256, 256)]
+    np.testing.assert_array_equal(found, np.broadcast_to(fit(image[:, :2], 256, 3)[:, 100:101], found.shape))
 
 
 def test_wide_gradient_keeps_its_direction_and_loses_its_ends():
