@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
+from safetensors.flax import save
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.files import write_whole
@@ -32,7 +32,8 @@ def write_weights(path: Path, params: Params, step: int, dtype: DTypeLike = jnp.
       dtype: what they are stored in; bfloat16 takes half the room of float32 and keeps 8 bits of each number.
     """
     tensors = {name: jnp.asarray(value, dtype) for name, value in flatten_dict(params, sep=".").items()}
-    return write_whole(path, lambda path: save_file(tensors, path, {"step": str(step)}))
+    content = save(tensors, {"step": str(step)})
+    return write_whole(path, lambda path: path.write_bytes(content))
 
 
 def read_weights(path: Path, like: Params) -> Weights:

@@ -1,0 +1,52 @@
+"""The trained networks that come with the project: each opens by its folder's name, and draws."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jax_ddpm import experiment
+from jax_ddpm.commands import sample
+from jax_ddpm.config import changes, read_config
+from jax_ddpm.trained import open_run
+from jax_ddpm.training.sharding import make_mesh
+from jax_ddpm.training.weights import FILE_NAME
+
+ZOO = Path(__file__).parents[1] / "zoo"
+NAMES = sorted(path.parent.name for path in ZOO.glob("*/config.json"))
+
+
+def test_there_are_networks():
+    assert NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_weights_are_small_finite_and_those_of_the_config(name):
+    config = read_config(ZOO / name)
+    params, step = open_run(config, ZOO / name, make_mesh())
+    assert (ZOO / name / FILE_NAME).stat().st_size <= 8_000_000
+    assert step == config.train.steps
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_config_is_that_of_the_file_it_was_trained_with(name):
+    module = __import__(f"configs.{name}", fromlist=["get_config"])
+    found = changes(module.get_config(), read_config(ZOO / name))
+    assert found.keys() <= {"data.class_names"}  # which training finds out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_drawn_from_it(name, tmp_path):
+    for file in ("config.json", FILE_NAME):  # samples are written beside the weights
+        shutil.copy(ZOO / name / file, tmp_path)
+    config = read_config(tmp_path)
+    config.sample.update(count=2, batch_size=2)
+    config.sampler.update(name="ddim", steps=8)
+    drawn = sample.draw(config, tmp_path)
+    assert drawn.images.shape == (2, *experiment.image_shape(config))
+    images = drawn.images.astype(float)
+    assert np.abs(np.diff(images, axis=1)).mean() < 40  # of white noise it would be some 85 grey levels
+    assert images.std(axis=(1, 2)).max() > 40  # there is something in them
