@@ -3,8 +3,8 @@
     python run.py --config configs/fashion_mnist.py
 
 The data: `make data`, Debian's package dataset-fashion-mnist, its four IDX files in --config.data.directory, or TensorFlow
-Datasets. Hardware: any; on two CPU cores about 80 minutes (65 images a second). Result (docs/zoo.md): clothes that one can name,
-and 2.57 ± .06 bits/dim on 128 images that were held out. `zoo/fashion_mnist` has its weights.
+Datasets. Hardware: any; on two CPU cores about 80 minutes, at 65 images a second. Result (docs/zoo.md): clothes that one can
+name, and 2.57 ± .06 bits/dim on 128 images that were held out. `zoo/fashion_mnist` has its weights.
 """
 
 from ml_collections import ConfigDict
