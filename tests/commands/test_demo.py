@@ -28,7 +28,7 @@ def test_samples_that_are_digits_pass(tmp_path, capsys, monkeypatch):
     def draw(config, workdir):
         examples = [demo.digits("test")[index] for index in range(50)]
         return demo.sample.Drawn(
-            np.stack([each["image"] for each in examples]), np.array([each["label"] for each in examples]), workdir / "grid.png"
+            np.stack([each["image"] for each in examples]), np.array([each["label"] for each in examples]), workdir / "grid.png", 6
         )
 
     monkeypatch.setattr(demo.train, "main", lambda config, workdir: None)
