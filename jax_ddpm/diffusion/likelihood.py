@@ -108,8 +108,8 @@ def vlb_terms(
 def stretches(steps: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The chain of `steps` times cut into `count` stretches, short where the terms are large: first times and widths, [count].
 
-    The n-th begins at (n/count)² · steps, or where the one before it has had one time: most of the bound is in the terms of
-    small t.
+    The first is t = 0 alone, the decoder. The n-th begins at (n/count)² · steps, or where the one before it has had one time:
+    most of the bound is in the terms of small t.
 
     Raises:
       InvalidInput: more stretches than times, or none.
@@ -118,6 +118,7 @@ def stretches(steps: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         raise InvalidInput(f"{count} terms of a bound that has {steps} asked for: expected 1 to {steps}, or 0 for all")
     number = np.arange(count + 1)
     edges = np.maximum(np.rint((number / count) ** 2 * steps).astype(int), number)
+    edges[1:-1][:1] = 1
     return edges[:-1], np.diff(edges)
 
 

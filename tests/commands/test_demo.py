@@ -27,9 +27,8 @@ def test_a_network_that_has_learnt_nothing_fails_and_says_so(tmp_path, capsys):
 def test_samples_that_are_digits_pass(tmp_path, capsys, monkeypatch):
     def draw(config, workdir):
         examples = [demo.digits("test")[index] for index in range(50)]
-        return demo.sample.Drawn(
-            np.stack([each["image"] for each in examples]), np.array([each["label"] for each in examples]), workdir / "grid.png", 6
-        )
+        images, labels = (np.array([each[name] for each in examples]) for name in ("image", "label"))
+        return demo.sample.Drawn(images, labels, workdir / "grid.png", step=6)
 
     monkeypatch.setattr(demo.train, "main", lambda config, workdir: None)
     monkeypatch.setattr(demo.sample, "draw", draw)

@@ -276,6 +276,7 @@ def test_stretches_cover_the_chain_once_and_grow(steps, data):
     first, widths = stretches(steps, count)
     assert (first[0], len(first), widths.sum(), widths.min() > 0) == (0, count, steps, True)
     np.testing.assert_array_equal(first[1:], np.cumsum(widths)[:-1])
+    assert count == 1 or widths[0] == 1  # so the decoder is always drawn
     assert np.all(np.diff(widths) >= -1)  # but for what rounding to whole times does
 
 
