@@ -17,9 +17,9 @@ from jax_ddpm import experiment
 from jax_ddpm.checks import check_data
 from jax_ddpm.commands.train import prepare
 from jax_ddpm.data.augment import augment
-from jax_ddpm.data.inspection import Findings, Shape, inspect, spread
+from jax_ddpm.data.inspection import Findings, inspect, spread
 from jax_ddpm.data.reading import Damages, fits, fitted, fitted_side, without_damaged
-from jax_ddpm.data.sources.source import DamagedImage, Source
+from jax_ddpm.data.sources.source import DamagedImage, Shape, Source
 from jax_ddpm.data.transforms import fit
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.pictures import save_png, table

@@ -51,11 +51,6 @@ def main(config: ConfigDict, workdir: Path) -> None:
       InvalidInput: the settings cannot be used, or `workdir` holds weights alone.
       DamagedImage: one of the images, where the config lets that stop the run; what was trained is saved.
     """
-    if (workdir / WEIGHTS_FILE).is_file() and not (workdir / "checkpoints").is_dir():
-        raise InvalidInput(
-            f"{workdir} holds weights and no run, and is left as it is. To train further from them, into another folder: "
-            f"--config FILE --workdir ANOTHER --config.train.start={workdir}"
-        )
     source = experiment.make_source(config)
     mesh = make_mesh()
     draw_samples, show_results = prepare(config, workdir, source, mesh)
@@ -89,8 +84,14 @@ def prepare(config: ConfigDict, workdir: Path, source: Source, mesh: Mesh) -> tu
     Returns:
       What draws samples on the way, if anything does, and what shows in the end what the run has come to.
     Raises:
-      InvalidInput: a run with these settings would not begin, or not go on where there is one in `workdir`.
+      InvalidInput: a run with these settings would not begin, or not go on where there is one in `workdir`; or weights alone
+        are there.
     """
+    if (workdir / WEIGHTS_FILE).is_file() and not (workdir / "checkpoints").is_dir():
+        raise InvalidInput(
+            f"{workdir} holds weights and no run, and is left as it is. To train further from them, into another folder: "
+            f"--config FILE --workdir ANOTHER --config.train.start={workdir}"
+        )
     config.data.class_names = source.class_names
     check(config)
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jax_ddpm.data.sources.source import DamagedImage, Source
+from jax_ddpm.data.sources.source import DamagedImage, Shape, Source
 from jax_ddpm.data.transforms import fit, to_float
-
-Shape = tuple[int, int, int]
 
 
 @dataclasses.dataclass

@@ -9,11 +9,9 @@ from itertools import chain
 
 import numpy as np
 
-from jax_ddpm.data.sources.source import DamagedImage, Example, Source
+from jax_ddpm.data.sources.source import DamagedImage, Example, Shape, Source
 from jax_ddpm.data.transforms import fit
 from jax_ddpm.errors import InvalidInput, choose
-
-Shape = tuple[int, int, int]
 
 
 def fitted_side(shape: Shape, size: int, least: int) -> int:

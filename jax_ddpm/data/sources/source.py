@@ -9,6 +9,9 @@ import numpy as np
 
 from jax_ddpm.errors import InvalidInput
 
+Shape = tuple[int, int, int]
+"""(H, W, C)."""
+
 
 class DamagedImage(InvalidInput):
     """A single image cannot be read; the message names it."""
@@ -59,7 +62,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     split: str = ""
     splits: tuple[str, ...] = ()
-    shape: tuple[int, int, int] | None = None
+    shape: Shape | None = None
     licence: str = "not known"
 
     def __len__(self) -> int:
