@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from jax_ddpm import experiment
 from jax_ddpm.config import read_config
-from jax_ddpm.data.pipeline import how_many, one_pass
+from jax_ddpm.data.pipeline import Batch, how_many, one_pass
 from jax_ddpm.data.sources.folder import which_split
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
@@ -87,6 +87,13 @@ def which_images(held: Held) -> str:
     return f"{held.source.name}, {held.config.eval.split}" if held.source.splits else held.source.name
 
 
+def each_once(config: ConfigDict, source: Source, batch_size: int, count: int = 0) -> Iterator[tuple[Batch, int]]:
+    """The images as the network takes them; see `one_pass`."""
+    data = config.data
+    fitted_to = {"image_size": data.image_size, "channels": data.channels}
+    return one_pass(source, batch_size=batch_size, count=count, on_damaged=data.on_damaged, **fitted_to)
+
+
 def over_data(held: Held, metric: str) -> Iterator[Any]:
     """What the metric says of each batch, on the host, without what fills up the last one."""
     config = held.config
@@ -101,10 +108,8 @@ def over_data(held: Held, metric: str) -> Iterator[Any]:
         return jax.tree.map(lambda x: x[..., :real], jax.device_get(found))
 
     key = jax.random.key(config.eval.seed)
-    data = config.data
-    asked = {"image_size": data.image_size, "channels": data.channels, "on_damaged": data.on_damaged}
     with tqdm(total=held.images, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for number, (batch, real) in enumerate(one_pass(held.source, batch_size=held.batch_size, count=held.images, **asked)):
+        for number, (batch, real) in enumerate(each_once(config, held.source, held.batch_size, held.images)):
             found = evaluate(held.params, batch["image"], batch["label"], jax.random.fold_in(key, number))
             yield without_filling(found, real)
             bar.update(real)

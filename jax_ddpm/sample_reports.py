@@ -15,12 +15,11 @@ from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
 from jax_ddpm.data.inspection import spread
-from jax_ddpm.data.pipeline import one_pass
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.data.transforms import to_float, to_uint8
 from jax_ddpm.evaluation.bits_per_dim import estimate
 from jax_ddpm.evaluation.nearest import Neighbours, nearest
-from jax_ddpm.held_out import NOTE_SEEN, held_out, seen_in_training
+from jax_ddpm.held_out import NOTE_SEEN, each_once, held_out, seen_in_training
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_classifier
 from jax_ddpm.training.sharding import split_batch
@@ -74,9 +73,7 @@ def _make_judge(config: ConfigDict, mesh: Mesh) -> Callable[[np.ndarray], np.nda
 
 def _batches(config: ConfigDict, source: Source) -> Iterator[Samples]:
     """All images of a source, as the network takes them but for being uint8."""
-    data = config.data
-    asked = {"image_size": data.image_size, "channels": data.channels, "on_damaged": data.on_damaged}
-    for batch, count in one_pass(source, batch_size=min(1024, len(source)), **asked):
+    for batch, count in each_once(config, source, min(1024, len(source))):
         yield to_uint8(batch["image"][:count]), batch["label"][:count]
 
 
