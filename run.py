@@ -65,7 +65,8 @@ def main(_: list[str]) -> None:
             raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
         config[mode].update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
-    configure(config.runtime.cpu_devices, config.runtime.compilation_cache, config.train.batch_size)
+    devices = config.runtime.cpu_devices or config.mesh.data * config.mesh.fsdp
+    configure(devices, config.runtime.compilation_cache, config.train.batch_size)
     importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)
 
 

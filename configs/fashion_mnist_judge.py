@@ -5,7 +5,7 @@
         --config.eval.classifier=runs/fashion_mnist_judge --config.sample.count=1000
 
 The data: as in configs/fashion_mnist.py. It is the kind of classifier that guides, on a chain of ten steps in which next to
-nothing is lost (ᾱ_T = .999), so that it sees images as they are. Nothing has been trained with this file yet.
+nothing is lost (ᾱ_T = .99999), so that it sees images as they are. Nothing has been trained with this file yet.
 """
 
 from ml_collections import ConfigDict

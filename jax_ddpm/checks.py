@@ -13,6 +13,7 @@ from jax_ddpm.data.reading import ON_DAMAGED
 from jax_ddpm.diffusion.losses import check_hybrid
 from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, check_prediction
 from jax_ddpm.errors import InvalidInput, choose
+from jax_ddpm.training.layouts import PARALLEL
 
 
 def check(config: ConfigDict) -> None:
@@ -38,6 +39,7 @@ def check(config: ConfigDict) -> None:
         _check_end_is_trained(config)
         _check_sampler(config)
     _check_guidance(config)
+    choose("train.parallel", config.train.parallel, PARALLEL)
     jax.eval_shape(partial(experiment.init_params, config), jax.random.key(0))
     objective.make_optimizer(config)
     objective.make_timesteps(config)
@@ -157,6 +159,7 @@ _MORE_THAN_ZERO = {
     "data": ("image_size", "workers"),
     "diffusion": ("steps", "min_snr_gamma", "p2_k"),
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
+    "mesh": ("fsdp",),
     "train": (
         *("steps", "batch_size", "accumulate", "learning_rate"),
         *("log_every", "checkpoint_every", "keep_last", "sample_count"),
@@ -169,6 +172,7 @@ _NOT_NEGATIVE = {
     "data": ("cache_mib", "prefetch", "rotate", "augment", "inspect"),
     "diffusion": ("hybrid_weight", "p2_gamma"),
     "model": ("head_channels", "low_res_size"),
+    "mesh": ("data",),
     "train": ("adam_eps", "weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
     "sample": ("seed", "labels"),
     "sampler": ("steps", "churn", "churn_noise"),

@@ -83,6 +83,7 @@ def default_config() -> ConfigDict:
     train.steps = 800_000
     train.batch_size = 128
     train.accumulate = 1  # parts that a batch is worked off in, to save memory
+    train.parallel = "jit"  # how the step runs on several devices: jit, pmap (of one process, without mesh.fsdp)
     train.learning_rate = 2e-4
     train.warmup_steps = 5000
     train.clip_norm = 1.0  # of the gradient; 0 does not clip
@@ -99,6 +100,11 @@ def default_config() -> ConfigDict:
     train.keep_every = 100_000  # 0 keeps the last ones only
     train.sample_every = 10_000  # a grid of samples, and one at the end; 0 draws none on the way
     train.sample_count = 64  # images in it
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = 0  # devices along the axis over which only the batch is split; 0: as many as mesh.fsdp leaves
+    mesh.fsdp = 1  # devices over which the train state is split as well
+    mesh.rules = ()  # PATTERN=HOW for paths of the state, such as attention/.*kernel=whole: whole, largest or an axis
 
     config.sample = sample = ConfigDict()
     sample.count = 64  # images that --mode sample draws
@@ -159,7 +165,7 @@ def default_config() -> ConfigDict:
     export.dtype = "float32"  # what the weights are stored in: float32, bfloat16 (half the room, 8 bits of each number)
 
     config.runtime = runtime = ConfigDict()
-    runtime.cpu_devices = 0  # XLA devices to split a CPU into; 0: one a core, as far as they divide the batch
+    runtime.cpu_devices = 0  # XLA devices to make of a CPU; 0: data × fsdp of the mesh, or one a core, if they divide the batch
     runtime.compilation_cache = ""  # a folder; "": JAX_COMPILATION_CACHE_DIR or ~/.cache/jax_ddpm
     return config.lock()
 

@@ -171,6 +171,16 @@ def example_inputs(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     return inputs
 
 
+def example_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a batch of training holds, by name."""
+    size = config.train.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, *image_shape(config)), jnp.float32),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+    return batch | ({"augmentation": jax.ShapeDtypeStruct((size, TOLD), jnp.float32)} if config.data.augment else {})
+
+
 def make_denoiser(
     network: Network,
     params: Params,

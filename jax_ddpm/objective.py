@@ -35,6 +35,7 @@ from jax_ddpm.evaluation.accuracy import QUARTERS
 from jax_ddpm.experiment import low_res_steps, make_denoiser, make_network, make_schedule
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.models.unet import UNet
+from jax_ddpm.training.layouts import WHOLE_BATCH, Layout
 from jax_ddpm.training.state import Params
 from jax_ddpm.training.step import Batch, Losses, LossFn, Measure, Metrics, Prepare, Prepared, Tally, TrainStep, make_train_step
 
@@ -203,8 +204,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(clip, adam)
 
 
-def make_step(config: ConfigDict) -> TrainStep:
-    """The train step."""
+def make_step(config: ConfigDict, layout: Layout = WHOLE_BATCH) -> TrainStep:
+    """The train step, for batch and parameters that lie on the devices so."""
     classifies = isinstance(make_network(config), NoisyClassifier)
     return make_train_step(
         make_prepare(config),
@@ -214,5 +215,6 @@ def make_step(config: ConfigDict) -> TrainStep:
         warmup=config.train.ema_warmup,
         accumulate=config.train.accumulate,
         remember=make_timesteps(config).update,
+        layout=layout,
         **({"measure": accuracy_by_quarter(config.diffusion.steps)} if classifies else {}),
     )

@@ -23,7 +23,7 @@ def configure(cpu_devices: int, compilation_cache: str, batch_size: int) -> None
         raise InvalidInput(f"runtime.cpu_devices={cpu_devices}: expected 0 (one a core) or a number of devices")
     jax.config.update("jax_num_cpu_devices", cpu_devices or _cores_that_divide(batch_size))
     jax.config.update("jax_compilation_cache_dir", str(cache_directory(compilation_cache)))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def cache_directory(given: str = "") -> Path:

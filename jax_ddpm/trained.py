@@ -14,8 +14,8 @@ from jax_ddpm.config import changes, check_unchanged, read_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import init_params, make_network, make_schedule
 from jax_ddpm.models.classifier import NoisyClassifier
-from jax_ddpm.training.checkpoints import Checkpoints, abstract
-from jax_ddpm.training.sharding import replicated
+from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.sharding import abstract, replicated
 from jax_ddpm.training.state import Params
 from jax_ddpm.training.weights import FILE_NAME as WEIGHTS_FILE
 from jax_ddpm.training.weights import Weights, read_weights

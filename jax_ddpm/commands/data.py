@@ -229,7 +229,7 @@ def augmented(config: ConfigDict, source: Source, numbers: Sequence[int], found:
 def describe_readiness(config: ConfigDict, workdir: Path, source: Source) -> str:
     """Whether a run with these settings would begin, or go on."""
     try:
-        prepare(config, workdir, source, make_mesh())
+        prepare(config, workdir, source, make_mesh(config.mesh.data, config.mesh.fsdp))
     except InvalidInput as error:
         return f"a run would not begin with these settings: {error}"
     return "a run can begin with these settings"

@@ -19,7 +19,6 @@ from jax_ddpm import experiment, objective
 from jax_ddpm.checks import check
 from jax_ddpm.commands.edit import PICTURES
 from jax_ddpm.config import check_unchanged, to_dict, write_config
-from jax_ddpm.data.augment import TOLD
 from jax_ddpm.data.sources.image_files import read_image
 from jax_ddpm.data.sources.source import DamagedImage, Source
 from jax_ddpm.edit_inputs import as_arrays, read_given
@@ -31,10 +30,11 @@ from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
 from jax_ddpm.reports import accuracy_table, judge_classifier, show_accuracy
 from jax_ddpm.runtime import cache_directory
 from jax_ddpm.trained import open_start
-from jax_ddpm.training.checkpoints import Checkpoints, abstract
+from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.layouts import PARALLEL, check_pmap
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
 from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
-from jax_ddpm.training.sharding import check_batch, make_mesh, replicated, split_batch
+from jax_ddpm.training.sharding import abstract, check_batch, gathered, make_mesh, split_batch, split_state
 from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep
 from jax_ddpm.training.weights import FILE_NAME as WEIGHTS_FILE
@@ -52,17 +52,19 @@ def main(config: ConfigDict, workdir: Path) -> None:
       DamagedImage: one of the images, where the config lets that stop the run; what was trained is saved.
     """
     source = experiment.make_source(config)
-    mesh = make_mesh()
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     draw_samples, show_results = prepare(config, workdir, source, mesh)
     print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
     data = experiment.make_batches(config, source, mesh)
     with stop_on_signals() as stop, closing(data), Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
-        state = _first_or_restored_state(config, mesh, checkpoints, data)
+        like = _abstract_state(config, mesh)
+        state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
         if state.step < config.train.steps:
-            state = _train(config, mesh, workdir, state, data, checkpoints, draw_samples, stop)
+            step = _compiled_step(config, mesh, like)
+            state = _train(config, workdir, state, step, data, checkpoints, draw_samples, stop)
             checkpoints.save(state, data, to_dict(config))
     if stop.damage:
         raise DamagedImage(
@@ -95,6 +97,9 @@ def prepare(config: ConfigDict, workdir: Path, source: Source, mesh: Mesh) -> tu
     config.data.class_names = source.class_names
     check(config)
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
+    if config.train.parallel == "pmap":
+        check_pmap(mesh)
+    _abstract_state(config, mesh)
     if (workdir / "checkpoints").is_dir():
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
             has_begun = checkpoints.latest_step is not None
@@ -109,29 +114,36 @@ def _new_state(config: ConfigDict) -> TrainState:
     return create_state(params, objective.make_optimizer(config), train_key, history)
 
 
+def _abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
+    """The shapes of the state, and how it lies on the devices."""
+    like = jax.eval_shape(partial(_new_state, config))
+    return abstract(like, split_state(like, mesh, config.mesh.rules))
+
+
 def _first_or_restored_state(
-    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints, data: grain.DatasetIterator
+    config: ConfigDict, mesh: Mesh, like: TrainState, checkpoints: Checkpoints, data: grain.DatasetIterator
 ) -> TrainState:
-    like = abstract(jax.eval_shape(partial(_new_state, config)), replicated(mesh))
     if checkpoints.latest_step is not None:
         print(f"going on from the checkpoint of step {checkpoints.latest_step}")
         return checkpoints.restore(like, data)
     # Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
     print("compiling the initialisation ...", flush=True)
     quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    state = jax.jit(partial(_new_state, config), out_shardings=replicated(mesh), compiler_options=quickly)()
+    layout = jax.tree.map(lambda leaf: leaf.sharding, like)
+    state = jax.jit(partial(_new_state, config), out_shardings=layout, compiler_options=quickly)()
     if not config.train.start:
         return state
     weights = open_start(config, mesh, like.params)
     print(f"starting from the weights of step {weights.step} of {config.train.start}")
-    return state.replace(params=weights.params, ema_params=jax.tree.map(jnp.copy, weights.params))
+    params = jax.device_put(weights.params, layout.params)
+    return state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
 
 
 def _train(
     config: ConfigDict,
-    mesh: Mesh,
     workdir: Path,
     state: TrainState,
+    step: TrainStep,
     data: grain.DatasetIterator,
     checkpoints: Checkpoints,
     draw_samples: DrawSamples | None,
@@ -139,7 +151,6 @@ def _train(
 ) -> TrainState:
     """Trains from `state` on, logging, saving and drawing, where there is something to draw, as the config says."""
     train = config.train
-    step = _compiled_step(config, mesh, state)
     with (
         MetricsWriter(workdir, int(state.step)) as writer,
         Progress(int(state.step), train.steps, train.batch_size) as progress,
@@ -168,22 +179,15 @@ def _train(
         )
 
 
-def _compiled_step(config: ConfigDict, mesh: Mesh, state: TrainState) -> TrainStep:
+def _compiled_step(config: ConfigDict, mesh: Mesh, like: TrainState) -> TrainStep:
     """The train step for this mesh, compiled ahead, so that a person is told what the wait is for."""
-    whole, split = replicated(mesh), split_batch(mesh)
-    batch = {
-        "image": jax.ShapeDtypeStruct((config.train.batch_size, *experiment.image_shape(config)), np.float32),
-        "label": jax.ShapeDtypeStruct((config.train.batch_size,), np.int32),
-    }
-    if config.data.augment:
-        batch["augmentation"] = jax.ShapeDtypeStruct((config.train.batch_size, TOLD), np.float32)
-    step = jax.jit(objective.make_step(config), in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+    batch = abstract(experiment.example_batch(config), split_batch(mesh))
     print(
         f"compiling the train step (kept in {cache_directory(config.runtime.compilation_cache)} for the next time) ...",
         flush=True,
     )
     begin = time.perf_counter()
-    compiled = step.lower(abstract(state, whole), abstract(batch, split)).compile()
+    compiled = PARALLEL[config.train.parallel](partial(objective.make_step, config), mesh, like, batch)
     print(f"compiled in {time.perf_counter() - begin:.1f} s", flush=True)
     return compiled
 
@@ -209,7 +213,7 @@ def _make_judge(config: ConfigDict, mesh: Mesh, workdir: Path) -> ShowResults:
     source = held_out(config)
 
     def judge(state: TrainState) -> None:
-        held = hold(config, mesh, state.ema_params, source)
+        held = hold(config, mesh, gathered(state.ema_params, mesh), source)
         images = which_images(held)
         print(f"judging images of {images} ...", flush=True)
         if seen_in_training(config, workdir, source):
@@ -229,7 +233,7 @@ def _make_draw_samples(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSam
 
     def draw(state: TrainState) -> Path:
         path = workdir / "samples" / f"step_{int(state.step):07d}.png"
-        images, states = zip(*generate(state.ema_params, labels, config.sample.seed), strict=True)
+        images, states = zip(*generate(gathered(state.ema_params, mesh), labels, config.sample.seed), strict=True)
         chains = np.concatenate(states, axis=1)[:, :FILMSTRIP_ROWS]
         size = config.data.image_size
         save_png(chain_path(path), filmstrip(chains), image_size=size)
@@ -247,7 +251,7 @@ def _make_enlarge(config: ConfigDict, mesh: Mesh, workdir: Path) -> DrawSamples:
     enlarge = make_editor(config, task, guide, mesh)
 
     def draw(state: TrainState) -> Path:
-        made = enlarge(state.ema_params, as_arrays(given), config.sample.seed)
+        made = enlarge(gathered(state.ema_params, mesh), as_arrays(given), config.sample.seed)
         return save_png(workdir / "samples" / f"step_{int(state.step):07d}.png", PICTURES["enlarge"](config, task, given, made))
 
     return draw

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -104,8 +103,3 @@ class Checkpoints:
         if self.latest_step is None:
             raise InvalidInput(f"no checkpoint in {self._manager.directory}: train first, with run.py --config FILE")
         return self.latest_step
-
-
-def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """The shapes and types of a tree of arrays, to be laid out by `sharding`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

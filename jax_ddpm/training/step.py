@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_ddpm.training.ema import ema_decay, update_ema
+from jax_ddpm.training.layouts import WHOLE_BATCH, Layout
 from jax_ddpm.training.state import Params, TrainState
 
 Batch = Any
@@ -72,6 +73,7 @@ def make_train_step(
     accumulate: int = 1,
     remember: Remember = lambda history, t, losses: history,
     measure: Measure = lambda t, further: {},
+    layout: Layout = WHOLE_BATCH,
 ) -> TrainStep:
     """(state, batch) -> (state, metrics): one gradient step on the weighted mean loss, then one of the average.
 
@@ -82,21 +84,24 @@ def make_train_step(
       accumulate: the number of equal parts whose gradients are added up; must divide the batch.
       remember: what the drawing of t keeps of the losses, which it is shown without their weights.
       measure: what is to be said of what else the loss function found.
+      layout: how batch and parameters lie on the devices, where the step has to know.
     Returns:
       A pure function. Its metrics are "loss", the weighted mean over the batch, "grad_norm", before clipping, and those of
       `measure`.
     """
 
     def weighted_loss(params: Params, part: Prepared, key: jax.Array) -> tuple[jax.Array, Losses]:
-        losses = loss_fn(params, part.batch, key)
+        losses = loss_fn(layout.params(params), part.batch, key)
         return jnp.mean(part.weights * losses.values), losses
 
     value_and_grad = jax.value_and_grad(weighted_loss, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         draw_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        prepared = prepare(draw_key, batch, state.timestep_history)
-        (loss, losses), grads = _accumulated(value_and_grad, state.params, prepared, loss_key, accumulate)
+        prepared = prepare(draw_key, layout.batch(batch), state.timestep_history)
+        part, part_key = layout.part(prepared), layout.key(loss_key)
+        (loss, losses), grads = _accumulated(value_and_grad, state.params, part, part_key, accumulate)
+        (loss, grads), losses = layout.mean((loss, grads)), layout.batch(losses)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(

@@ -11,8 +11,8 @@ from configs import digits, digits_classifier
 from jax_ddpm import experiment
 from jax_ddpm.commands import train
 from jax_ddpm.config import read_config
-from jax_ddpm.training.checkpoints import Checkpoints, abstract
-from jax_ddpm.training.sharding import make_mesh, replicated
+from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]

@@ -59,6 +59,35 @@ def test_a_run_in_two_parts_is_the_run_in_one(trained, tmp_path):
     assert [row["loss"] for row in read_metrics(tmp_path)] == [row["loss"] for row in read_metrics(trained)]
 
 
+def test_a_run_goes_on_by_pmap_and_with_its_state_split(trained, tmp_path):
+    train.main(make_tiny_config(steps=2, sample_every=0, parallel="pmap"), tmp_path)
+    config = make_tiny_config(sample_every=0)
+    config.mesh.update(fsdp=2, rules=("kernel=largest",))
+    train.main(config, tmp_path)
+    (whole, data), (split, data_of_split) = last_state(trained), last_state(tmp_path)
+    # Float32 sums in another order; Adam divides by the size of the gradient, however small.
+    chex.assert_trees_all_close(whole, split, rtol=1e-4, atol=1e-5)
+    assert data == data_of_split
+    with Image.open(tmp_path / "samples/step_0000006.png") as ours, Image.open(trained / "samples/step_0000006.png") as theirs:
+        assert np.abs(np.asarray(ours, float) - np.asarray(theirs, float)).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "error"),
+    [
+        ("mesh", "data", 3, "mesh.data=3 × mesh.fsdp=1, and there are 4 devices"),
+        ("mesh", "rules", ("kernel",), "'kernel' is no rule"),
+        ("train", "parallel", "pmpa", "unknown train.parallel 'pmpa': expected one of jit, pmap. Did you mean 'pmap'"),
+    ],
+)
+def test_a_layout_that_is_none_is_told_before_anything_is_written(group, name, value, error, tmp_path):
+    config = make_tiny_config()
+    config[group][name] = value
+    with pytest.raises(InvalidInput, match=error):
+        train.main(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_only_shows_its_results_again(trained, capsys):
     before = (trained / "metrics.jsonl").read_bytes()
     train.main(make_tiny_config(), trained)

@@ -10,8 +10,8 @@ import pytest
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.training.checkpoints import Checkpoints, abstract
-from jax_ddpm.training.sharding import make_mesh, replicated
+from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.state import create_state
 
 OPTIMIZER = optax.adam(1e-3)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.training.checkpoints import abstract
-from jax_ddpm.training.sharding import make_mesh, replicated
+from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.weights import read_weights, write_weights
 
 PARAMS = {"conv_in": {"kernel": np.random.default_rng(0).normal(size=(3, 3, 1, 8)), "bias": np.arange(8.0)}, "scale": 2.0}
