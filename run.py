@@ -2,16 +2,22 @@
 
 import importlib
 import itertools
+import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
+from jax.errors import JaxRuntimeError
 from ml_collections import config_flags
 
 from jax_ddpm import config as settings
 from jax_ddpm.commands import MODES
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.runtime import configure
+from jax_ddpm.files import is_first_process
+from jax_ddpm.runtime import configure, join
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -23,6 +29,9 @@ MODE = flags.DEFINE_string("mode", "train", "; ".join(f"{name}: {text}" for name
 TASK = flags.DEFINE_string("task", None, "What --mode edit does: inpaint, interpolate, encode, translate, sdedit or enlarge.")
 IMAGES = flags.DEFINE_string("images", None, "To what: an image file or a folder. Left out: held-out images of the run's data.")
 OUT = flags.DEFINE_string("out", None, "For --mode export_weights: the folder to write; it opens as a --workdir.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes. Left out: found by JAX.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this command together.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0 on.")
 MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, white where the images are to be drawn anew.")
 
 OWN_FLAGS = {"edit": (TASK, IMAGES, MASK), "export_weights": (OUT,)}  # each kept as the setting of its name
@@ -65,9 +74,20 @@ def main(_: list[str]) -> None:
             raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
         config[mode].update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, timeout=config.runtime.heartbeat)
     devices = config.runtime.cpu_devices or config.mesh.data * config.mesh.fsdp
     configure(devices, config.runtime.compilation_cache, config.train.batch_size)
-    importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)
+    command = importlib.import_module(f"jax_ddpm.commands.{MODE.value}")
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if is_first_process() else nowhere):
+        command.main(config, workdir)
+
+
+def end(message: str) -> NoReturn:
+    """Says why it ends. One of several processes does not wait for the others, which may wait for it."""
+    if not jax.distributed.is_initialized():
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 if __name__ == "__main__":
@@ -75,4 +95,11 @@ if __name__ == "__main__":
     try:
         app.run(main, flags_parser=parse)
     except (InvalidInput, flags.Error) as error:
-        sys.exit(f"error: {settings.explain(str(error))}")
+        end(f"error: {settings.explain(str(error))}")
+    except JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        end(
+            f"error in process {jax.process_index()} of {jax.process_count()}: {str(error).splitlines()[0]}\n"
+            "If it has lost another one: start all of them again by the same command, and they go on from the last checkpoint"
+        )

@@ -167,6 +167,7 @@ _MORE_THAN_ZERO = {
     "sample": ("count", "batch_size"),
     "edit": ("count", "jump", "resamples"),
     "eval": ("batch_size", "ode_tolerance"),
+    "runtime": ("heartbeat",),
 }
 _NOT_NEGATIVE = {
     "data": ("cache_mib", "prefetch", "rotate", "augment", "inspect"),

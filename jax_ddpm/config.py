@@ -166,6 +166,7 @@ def default_config() -> ConfigDict:
 
     config.runtime = runtime = ConfigDict()
     runtime.cpu_devices = 0  # XLA devices to make of a CPU; 0: data × fsdp of the mesh, or one a core, if they divide the batch
+    runtime.heartbeat = 100  # seconds after which one of several processes that has fallen silent is taken for dead
     runtime.compilation_cache = ""  # a folder; "": JAX_COMPILATION_CACHE_DIR or ~/.cache/jax_ddpm
     return config.lock()
 

@@ -20,7 +20,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import image_shape, known_classes, make_denoiser, make_network, make_sampler, make_schedule
 from jax_ddpm.generation import check_steering, frame_steps, steer
 from jax_ddpm.trained import Classifier
-from jax_ddpm.training.sharding import replicated, split_batch
+from jax_ddpm.training.sharding import replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
 
 ENCODING_STEPS = 100  # of the chain, or all where it has fewer: what encoding takes where sampler.steps is 0
@@ -264,7 +264,7 @@ def make_editor(config: ConfigDict, task: Task, guide: Classifier | None, mesh: 
     The same seed and batch size give the same results.
     """
     batch, whole = split_batch(mesh), replicated(mesh)
-    run = jax.jit(task.run, in_shardings=(whole, whole, batch, whole), out_shardings=batch)
+    run = jax.jit(task.run, in_shardings=(whole, whole, batch, whole), out_shardings=whole)
 
     def edit(params: Params, given: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
         count = len(given["image"])
@@ -275,7 +275,8 @@ def make_editor(config: ConfigDict, task: Task, guide: Classifier | None, mesh: 
             real = min(size, count - start)
             rows = start + np.arange(size) % real  # the last batch is filled up, then cut
             key = jax.random.fold_in(jax.random.key(seed), number)
-            made = run(params, guide and guide.params, {name: values[rows] for name, values in given.items()}, key)
+            filled = share_out({name: values[rows] for name, values in given.items()}, mesh)
+            made = run(params, guide and guide.params, filled, key)
             found.append({name: values[:real] for name, values in jax.device_get(made).items()})
         return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 

@@ -37,7 +37,7 @@ from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.evaluation.accuracy import Answers, answers
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.models.unet import UNet
-from jax_ddpm.training.sharding import to_devices
+from jax_ddpm.training.sharding import own_rows, to_devices
 from jax_ddpm.training.state import Params
 
 Network = UNet | NoisyClassifier
@@ -247,8 +247,7 @@ def make_batches(config: ConfigDict, source: Source, mesh: Mesh | None = None) -
         workers=data.workers,
         cache_mib=data.cache_mib,
         on_damaged=data.on_damaged,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=own_rows(config.train.batch_size, mesh) if mesh and jax.process_count() > 1 else None,
         place=partial(to_devices, mesh=mesh) if mesh else None,
         prefetch=data.prefetch if mesh else 0,
     )

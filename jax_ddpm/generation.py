@@ -31,7 +31,7 @@ from jax_ddpm.experiment import (
     num_classes,
 )
 from jax_ddpm.trained import Classifier, open_classifier
-from jax_ddpm.training.sharding import replicated, split_batch
+from jax_ddpm.training.sharding import replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
 
 Generator = Callable[[Params, np.ndarray, int], Iterator[tuple[np.ndarray, np.ndarray]]]
@@ -123,7 +123,7 @@ def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ())
     check_steering(config, sampler, guide)
     batch, whole = split_batch(mesh), replicated(mesh)
 
-    @partial(jax.jit, in_shardings=(whole, whole, batch, whole))
+    @partial(jax.jit, in_shardings=(whole, whole, batch, whole), out_shardings=whole)
     def draw_batch(params: Params, guide_params: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         start_key, chain_key = jax.random.split(key)
         x_T = jax.random.normal(start_key, (labels.size, *image_shape(config)))
@@ -136,7 +136,7 @@ def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ())
         for number, start in enumerate(range(0, len(labels), size)):
             part = labels[start : start + size]
             key = jax.random.fold_in(jax.random.key(seed), number)
-            filled = np.resize(part, size)  # the last batch is filled up, then cut
+            filled = share_out(np.resize(part, size), mesh)  # the last batch is filled up, then cut
             images, states = draw_batch(params, guide and guide.params, filled, key)
             yield to_uint8(jax.device_get(images))[: len(part)], to_uint8(jax.device_get(states))[:, : len(part)]
 

@@ -21,7 +21,7 @@ from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.unet import UNet
-from jax_ddpm.training.sharding import replicated, split_batch
+from jax_ddpm.training.sharding import replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
 
 NOTE_SEEN = "note: the run was trained on these images, or some of them; name others by --config.eval.split or data.directory"
@@ -100,7 +100,7 @@ def over_data(held: Held, metric: str) -> Iterator[Any]:
     network, per_batch = experiment.make_network(config), _per_batch(config, metric)
     split, whole = split_batch(held.mesh), replicated(held.mesh)
 
-    @partial(jax.jit, in_shardings=(whole, split, split, whole))
+    @partial(jax.jit, in_shardings=(whole, split, split, whole), out_shardings=whole)
     def evaluate(params: Params, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
         return per_batch(network, params, images, labels, key)
 
@@ -110,7 +110,8 @@ def over_data(held: Held, metric: str) -> Iterator[Any]:
     key = jax.random.key(config.eval.seed)
     with tqdm(total=held.images, unit="image", disable=not sys.stderr.isatty()) as bar:
         for number, (batch, real) in enumerate(each_once(config, held.source, held.batch_size, held.images)):
-            found = evaluate(held.params, batch["image"], batch["label"], jax.random.fold_in(key, number))
+            images, labels = share_out((batch["image"], batch["label"]), held.mesh)
+            found = evaluate(held.params, images, labels, jax.random.fold_in(key, number))
             yield without_filling(found, real)
             bar.update(real)
 

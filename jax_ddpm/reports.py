@@ -12,6 +12,7 @@ from jax_ddpm import experiment
 from jax_ddpm.evaluation import accuracy
 from jax_ddpm.evaluation.accuracy import AccuracySummary, Level
 from jax_ddpm.evaluation.bits_per_dim import BoundSummary, Estimate, estimate, summarise
+from jax_ddpm.files import write_whole
 from jax_ddpm.held_out import Held, over_data, which_images
 from jax_ddpm.pictures import curve
 
@@ -75,12 +76,15 @@ def _as_json(found: Estimate) -> dict[str, Any]:
 
 def _write_terms(directory: Path, times: np.ndarray, summary: BoundSummary) -> None:
     """vlb_terms.csv, a line a step, and the pictures of it."""
-    directory.mkdir(parents=True, exist_ok=True)
     rate, rmse = map(np.asarray, summary.curve)
-    with (directory / "vlb_terms.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["t", "bits_per_dim", "rate", "rmse"])
-        writer.writerows(zip(times.tolist(), summary.terms.tolist(), rate.tolist(), rmse.tolist(), strict=True))
+
+    def save(path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["t", "bits_per_dim", "rate", "rmse"])
+            writer.writerows(zip(times.tolist(), summary.terms.tolist(), rate.tolist(), rmse.tolist(), strict=True))
+
+    write_whole(directory / "vlb_terms.csv", save)
     labels = {"xlabel": "t, counted from 1 (there the decoder)", "ylabel": "term of the bound, bits/dim"}
     curve(directory / "vlb_terms.png", times + 1, summary.terms, xscale="log", yscale="log", **labels)
     curve(directory / "rate_distortion.png", rate, rmse, xlabel="rate, bits/dim", ylabel="distortion, RMSE of 0..255")

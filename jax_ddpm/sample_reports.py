@@ -22,7 +22,7 @@ from jax_ddpm.evaluation.nearest import Neighbours, nearest
 from jax_ddpm.held_out import NOTE_SEEN, each_once, held_out, seen_in_training
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_classifier
-from jax_ddpm.training.sharding import split_batch
+from jax_ddpm.training.sharding import replicated, share_out, split_batch
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Images [N, H, W, C] uint8 and labels [N]: of samples, those asked for."""
@@ -59,14 +59,14 @@ def _make_judge(config: ConfigDict, mesh: Mesh) -> Callable[[np.ndarray], np.nda
     classifier = open_classifier(config, "eval.classifier", mesh, same_noise=False)
     size = math.ceil(config.eval.batch_size / mesh.size) * mesh.size
 
-    @partial(jax.jit, in_shardings=split_batch(mesh), out_shardings=split_batch(mesh))
+    @partial(jax.jit, in_shardings=split_batch(mesh), out_shardings=replicated(mesh))
     def likeliest(images: jax.Array) -> jax.Array:
         logits = classifier.network.apply({"params": classifier.params}, images, jnp.zeros(size))
         return cast(jax.Array, logits).argmax(axis=-1)
 
     def classes(images: np.ndarray) -> np.ndarray:
         filled = np.resize(to_float(images), (math.ceil(len(images) / size), size, *images.shape[1:]))
-        return np.concatenate([np.asarray(likeliest(batch)) for batch in filled])[: len(images)]
+        return np.concatenate([np.asarray(likeliest(share_out(batch, mesh))) for batch in filled])[: len(images)]
 
     return classes
 

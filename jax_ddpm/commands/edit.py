@@ -1,7 +1,6 @@
 """--mode edit: change images by a trained run."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.edit_inputs import Given, as_arrays, read_given
 from jax_ddpm.editor import TASKS, Task, check_used, make_editor
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.files import write_whole
+from jax_ddpm.files import remove, write_npz, write_whole
 from jax_ddpm.generation import folder_name, open_guide
 from jax_ddpm.pictures import save_png, table
 from jax_ddpm.trained import open_run
@@ -75,11 +74,11 @@ def edit(config: ConfigDict, workdir: Path) -> Edited:
 
 def _write(directory: Path, results: np.ndarray, given: Given, made: Given) -> None:
     """Each result as a PNG, and all with what was given as an .npz, in place of what was there."""
-    shutil.rmtree(directory, ignore_errors=True)
+    remove(directory)
     for number in np.ndindex(results.shape[:-3]):
         save_png(directory / ("_".join(f"{each:05d}" for each in number) + ".png"), results[number])
     arrays: Any = {"arr_0": results, **given, **{name: made[name] for name in ("latent",) if name in made}}
-    np.savez(directory / "samples.npz", **arrays)
+    write_npz(directory / "samples.npz", **arrays)
 
 
 def _error(task: str, results: np.ndarray, given: Given) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jax_ddpm.config import default_config, write_config
@@ -40,7 +41,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     write_config(without_places(config), out)
     path = write_weights(out / FILE_NAME, params, step, dtype)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{size:,} parameters of step {step} as {config.export_weights.dtype}, {path.stat().st_size / 1e6:.2f} MB: {path}")
+    megabytes = size * jnp.dtype(dtype).itemsize / 1e6
+    print(f"{size:,} parameters of step {step} as {config.export_weights.dtype}, {megabytes:.2f} MB: {path}")
     print(f"they open with: python run.py --mode sample --workdir {out}")
 
 

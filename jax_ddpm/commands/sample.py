@@ -1,6 +1,5 @@
 """--mode sample: draw images from a trained run."""
 
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jax_ddpm.experiment import chosen_labels, make_sampler
+from jax_ddpm.files import remove, write_npz
 from jax_ddpm.generation import folder_name, grid_columns, make_generator
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_run
@@ -56,8 +56,8 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
 
 def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:
     """Writes images [N, H, W, C] uint8 as a grid, one by one, and as an .npz, in place of what was there; returns the grid."""
-    shutil.rmtree(directory, ignore_errors=True)
+    remove(directory)
     for number, image in enumerate(images):
         save_png(directory / f"{number:05d}.png", image)
-    np.savez(directory / "samples.npz", arr_0=images, arr_1=labels)
+    write_npz(directory / "samples.npz", arr_0=images, arr_1=labels)
     return save_png(directory / "grid.png", grid(images, columns), image_size=images.shape[1])

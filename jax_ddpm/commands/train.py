@@ -24,6 +24,7 @@ from jax_ddpm.data.sources.source import DamagedImage, Source
 from jax_ddpm.edit_inputs import as_arrays, read_given
 from jax_ddpm.editor import make_editor, make_enlarge
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.files import is_first_process
 from jax_ddpm.generation import frame_steps, grid_columns, make_generator, open_guide
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training, which_images
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
@@ -161,7 +162,8 @@ def _train(
                 checkpoints.save(state, data, to_dict(config))  # first, for drawing may take long
                 path = draw_samples(state)
                 progress.say(f"samples: {path}")
-                writer.write_image(int(state.step), "samples", read_image(path))
+                if is_first_process():
+                    writer.write_image(int(state.step), "samples", read_image(path))
 
         return run(
             state,
@@ -271,6 +273,8 @@ def _say_how_to_go_on(config: ConfigDict, workdir: Path, state: TrainState, stop
 
 
 def _show_loss(workdir: Path) -> None:
+    if not is_first_process():
+        return  # what is shown may not be written yet
     rows = read_metrics(workdir)
     curve = loss_curve(workdir / "loss.png", [row["step"] for row in rows], [row["loss"] for row in rows])
     print(f"loss curve: {curve}", flush=True)

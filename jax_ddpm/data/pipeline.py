@@ -1,8 +1,8 @@
 """From a source to batches: an endless stream whose position can be saved, or every image once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -30,8 +30,7 @@ def batches(
     workers: int = 2,
     cache_mib: float = 0,
     on_damaged: str = "stop",
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     place: Callable[[Batch], Any] | None = None,
     prefetch: int = 0,
 ) -> grain.DatasetIterator:
@@ -41,23 +40,22 @@ def batches(
     is after the batch that it gave last, however many more are ready.
 
     Args:
-      batch_size: of all processes together; each gets its even share.
+      batch_size: of all processes together.
       image_size, channels: what every image is fitted to.
       seed: of the order and of the augmentation.
       augmentation: what is done to each image at random.
       workers: threads that read and fit images; the batches do not depend on it.
       cache_mib: images are kept in memory once they are read and fitted, if all of them fit in so many mebibytes.
       on_damaged: of an image that cannot be read: "stop", or "skip", by which the next one takes its place.
+      rows: which examples of each batch are read here, where the others are read by other processes; None: all of them.
       place: what is done to a finished batch, such as bringing it onto the devices.
       prefetch: how many batches are made and placed ahead, in a thread of their own.
     Raises:
-      InvalidInput: the batch does not divide over the processes, or the source is empty.
+      InvalidInput: the source is empty.
       DamagedImage: from the iterator, where one is to stop the run.
     """
     if not len(source):
         raise InvalidInput(f"data set {source.name!r} is empty")
-    if batch_size % process_count:
-        raise InvalidInput(f"batch_size={batch_size} does not divide over {process_count} processes")
     whole, most = choose("on_damaged", on_damaged, ON_DAMAGED)(source), augmentation.stored_size(image_size)
     stored = cached(fitted(whole, most, channels, least=image_size), cache_mib, (most, most, channels))
 
@@ -73,12 +71,28 @@ def batches(
     dataset = grain.MapDataset.source(range(len(source))).seed(seed).shuffle().repeat(epochs).map(stored.read)
     if augmentation:
         dataset = dataset.random_map(change)
-    # Shared out last, so that what is drawn for an image does not depend on how many processes there are.
-    dataset = dataset[process_index::process_count].batch(batch_size // process_count)
+    if rows is not None:  # shared out last: what is drawn for an image does not depend on which process draws it
+        dataset = grain.MapDataset.source(_Rows(dataset, batch_size, np.asarray(rows)))
+    dataset = dataset.batch(batch_size if rows is None else len(rows))
     stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=BUFFER * workers))
     stream = stream.map(finish)  # behind the buffer, in which bytes lie, a quarter of what floats would take
     stream = stream.map(place) if place else stream
     return iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=prefetch) if prefetch else stream)
+
+
+class _Rows(NamedTuple):
+    """The same examples of every batch, one after the other."""
+
+    dataset: Any
+    batch_size: int
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.batch_size * len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        batch, number = divmod(index, len(self.rows))
+        return self.dataset[batch * self.batch_size + int(self.rows[number])]
 
 
 def how_many(source: Source, count: int) -> int:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.files import make_directory
 from jax_ddpm.training.state import Params, TrainState
 
 
@@ -28,14 +30,16 @@ class Checkpoints:
         policies: list[Any] = [checkpoint_managers.LatestN(keep_last)]
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
+        # Not by Orbax: of several processes one might find it made by another, and not wait where the others do.
+        directory = directory.absolute() if read_only else make_directory(directory.absolute())
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            directory,
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=not read_only,
-                create=not read_only,
+                create=False,
                 read_only=read_only,
             ),
         )
@@ -44,8 +48,13 @@ class Checkpoints:
         """Itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Waits until all is on disk; raises what went wrong in the background."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits until all is on disk; raises what went wrong in the background.
+
+        Not where this one of several processes has failed: the others may never come to where it would wait for them.
+        """
+        if kind is not None and jax.process_count() > 1:
+            return
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -71,7 +80,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state.replace(ema_params=None)),
                 ema=ocp.args.StandardSave(state.ema_params),
-                data=grain.checkpoint.CheckpointSave(data),
+                data=ocp.args.JsonSave(data.get_state()),
                 config=ocp.args.JsonSave(config),
             ),
         )
@@ -89,9 +98,10 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(like.replace(ema_params=None)),
                 ema=ocp.args.StandardRestore(like.ema_params),
-                data=grain.checkpoint.CheckpointRestore(data),
+                data=ocp.args.JsonRestore(),
             ),
         )
+        data.set_state(restored["data"])
         return restored["state"].replace(ema_params=restored["ema"])
 
     def restore_ema(self, like: Params) -> Params:

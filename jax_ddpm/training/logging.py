@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 import tensorboardX
 from tqdm import tqdm
 
-from jax_ddpm.files import write_whole
+from jax_ddpm.files import is_first_process, write_whole
 
 FILE_NAME = "metrics.jsonl"
 
@@ -22,9 +23,11 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, start: int) -> None:
         """Opens the files; what an interrupted run wrote beyond step `start` is dropped, for it will come again."""
+        first = is_first_process()
         kept = "".join(json.dumps(row) + "\n" for row in read_metrics(workdir) if row["step"] <= start)
-        self._file = write_whole(workdir / FILE_NAME, lambda path: path.write_text(kept)).open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        path = write_whole(workdir / FILE_NAME, lambda path: path.write_text(kept))
+        self._file = (path if first else Path(os.devnull)).open("a")
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=first)
 
     def __enter__(self) -> "MetricsWriter":
         """Itself."""

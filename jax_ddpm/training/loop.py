@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jax_ddpm.data.sources.source import DamagedImage
 from jax_ddpm.errors import InvalidInput
@@ -31,6 +33,7 @@ class StopRequest:
     """What a run is stopped by before its end, if anything.
 
     Attributes:
+      several: whether there are other processes, which are to stop at the same step.
       signal_number: of the signal by which somebody asked for it, or 0.
       damage: the image that cannot be read, or None.
     """
@@ -38,19 +41,36 @@ class StopRequest:
     signal_number: int = 0
     damage: DamagedImage | None = None
 
+    def __init__(self) -> None:
+        """Nothing has happened yet."""
+        self.several = jax.process_count() > 1
+
+    def reached(self, step: int) -> bool:
+        """Whether the run stops after so many steps; asked after each one, as many processes have to agree on which it is."""
+        if self.several and multihost_utils.reached_preemption_sync_point(step):
+            self.signal_number = signal.SIGTERM
+        return bool(self.signal_number)
+
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within it, SIGINT (Ctrl-C) and SIGTERM are noted instead of killing; a second one kills."""
+    """Within it, SIGINT (Ctrl-C) and SIGTERM are noted instead of killing; a second one kills.
+
+    Where there are several processes SIGTERM is JAX's own, which tells the others and finds a step at which all can stop.
+    """
     request = StopRequest()
+    noted = (signal.SIGINT,) if request.several else (signal.SIGINT, signal.SIGTERM)
 
     def note(number: int, _: FrameType | None) -> None:
-        request.signal_number = number
+        if request.several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            request.signal_number = number
         print(f"\n{signal.Signals(number).name}: stopping after this step, then saving; once more stops at once", flush=True)
         for each in previous:
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 
-    previous = {each: signal.getsignal(each) or signal.SIG_DFL for each in (signal.SIGINT, signal.SIGTERM)}
+    previous = {each: signal.getsignal(each) or signal.SIG_DFL for each in noted}
     for each in previous:
         signal.signal(each, note)
     try:
@@ -112,7 +132,7 @@ def run(
                 )
             progress.advance(loss)
 
-    while step < until and not stop.signal_number:
+    while step < until and not stop.reached(step):
         try:
             batch = next(batches)
         except DamagedImage as error:

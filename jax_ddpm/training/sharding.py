@@ -122,7 +122,29 @@ def check_batch(batch_size: int, accumulate: int, devices: int) -> None:
         )
 
 
-def to_devices(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch (a tree of NumPy arrays), as part of arrays over all devices."""
+def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which examples of a batch lie on the devices of this process, in ascending order."""
+    parts = split_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts if part is not None]))
+
+
+def to_devices(own: Any, mesh: Mesh) -> Any:
+    """This process's rows of a batch (a tree of NumPy arrays), as part of arrays over all devices; see `own_rows`."""
     sharding = split_batch(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+    def place(x: np.ndarray) -> jax.Array:
+        size = len(x) * mesh.size // len(mesh.local_devices)
+        rows = own_rows(size, mesh)
+
+        def part(index: Any) -> np.ndarray:
+            return x[np.searchsorted(rows, np.arange(size)[index[0]])]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, own)
+
+
+def share_out(whole: Any, mesh: Mesh) -> Any:
+    """A batch (a tree of NumPy arrays) that every process has all of, split over all devices."""
+    sharding = split_batch(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda part: x[part]), whole)

@@ -248,16 +248,13 @@ def test_what_is_drawn_for_an_image_depends_on_neither_workers_nor_processes_and
     whole = list(islice(stream(**settings), 4))
     for theirs, ours in zip(whole, stream(**settings, workers=7), strict=False):
         chex.assert_trees_all_equal(ours, theirs)
-    halves = [stream(**settings, process_index=index, process_count=2) for index in (0, 1)]
+    rows = np.arange(settings["batch_size"])
+    halves = [stream(**settings, rows=rows[rows % 2 == index]) for index in (0, 1)]
     for theirs, *parts in zip(whole, *halves, strict=False):
-        chex.assert_trees_all_equal(*({name: part[name] for name in part} for part in (theirs, interleaved(*parts))))
+        for index, part in enumerate(parts):
+            chex.assert_trees_all_equal(part, {name: values[index::2] for name, values in theirs.items()})
     drawn = np.concatenate([batch["augmentation"] for batch in whole])
     assert len({tuple(row) for row in drawn.tolist() if any(row[2:])}) == sum(any(row[2:]) for row in drawn.tolist()) > 20
-
-
-def interleaved(first, second):
-    """Two shares of a batch as the whole."""
-    return {name: np.stack([first[name], second[name]], 1).reshape(-1, *first[name].shape[1:]) for name in first}
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known shape", "unknown shape"])
@@ -312,21 +309,23 @@ def test_the_network_is_told_of_non_leaking_augmentation_alone():
 
 
 @pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip"])
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_together_read_what_one_would_batch_by_batch(processes, flip):
-    shares = [stream(flip=flip, process_index=index, process_count=processes) for index in range(processes)]
-
-    def contents(batch):
-        return list(zip(batch["label"].tolist(), mirrored(batch), strict=True))
-
-    for whole, *parts in islice(zip(stream(flip=flip), *shares, strict=True), 2 * COUNT):
-        assert [len(part["label"]) for part in parts] == [4 // processes] * processes
-        assert sorted(pair for part in parts for pair in contents(part)) == sorted(contents(whole))
+@pytest.mark.parametrize("shares", [[[0, 1], [2, 3]], [[0, 3], [1, 2]], [[2], [0], [3], [1]]], ids=str)
+def test_processes_together_read_what_one_would_row_by_row(shares, flip):
+    streams = [stream(flip=flip, rows=rows) for rows in shares]
+    for whole, *parts in islice(zip(stream(flip=flip), *streams, strict=True), 2 * COUNT):
+        for rows, part in zip(shares, parts, strict=True):
+            chex.assert_trees_all_equal(part, {name: values[rows] for name, values in whole.items()})
 
 
-def test_a_batch_that_does_not_divide_over_the_processes_is_refused():
-    with pytest.raises(InvalidInput, match="batch_size=4 does not divide over 3 processes"):
-        stream(process_count=3)
+def test_the_position_of_one_process_is_that_of_all():
+    here, there = stream(rows=[0, 1]), stream()
+    for _ in range(COUNT):
+        next(here)
+    there.set_state(here.get_state())
+    rest = stream(rows=[2, 3])
+    rest.set_state(there.get_state())
+    whole = next(there)
+    chex.assert_trees_all_equal(next(rest), {name: values[2:] for name, values in whole.items()})
 
 
 def test_an_empty_source_is_refused():

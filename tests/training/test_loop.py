@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -38,6 +39,19 @@ def test_a_second_signal_kills():
     assert done.returncode == -signal.SIGTERM
     assert f"noted {int(signal.SIGTERM)}" in done.stdout
     assert "still here" not in done.stdout
+
+
+def test_one_of_several_processes_passes_ctrl_c_on_as_what_all_are_told_of(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert told == [signal.SIGTERM]
+            assert stop.signal_number == 0, "until all have agreed on a step"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_scalars_are_averaged_over_steps_and_tallies_over_examples():

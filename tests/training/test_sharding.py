@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.training.sharding import abstract, gathered, make_mesh, replicated, split_batch, split_state, to_devices
+from jax_ddpm.training.sharding import (
+    abstract,
+    gathered,
+    make_mesh,
+    own_rows,
+    replicated,
+    share_out,
+    split_batch,
+    split_state,
+    to_devices,
+)
 
 LIKE = {
     "params": {
@@ -93,6 +103,17 @@ def test_a_split_state_takes_its_part_of_each_device_and_is_whole_again():
 def test_a_batch_is_split_over_both_axes():
     batch = to_devices({"image": np.arange(8.0)}, make_mesh(2, 2))
     assert [shard.data.tolist() for shard in batch["image"].addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize("layout", [(4, 1), (2, 2), (1, 4)])
+def test_one_process_has_every_row(layout):
+    assert own_rows(8, make_mesh(*layout)).tolist() == list(range(8))
+
+
+def test_what_every_process_has_is_shared_out():
+    batch = share_out({"image": np.arange(16.0).reshape(8, 2)}, make_mesh(2, 2))
+    assert {shard.data.shape for shard in batch["image"].addressable_shards} == {(2, 2)}
+    np.testing.assert_array_equal(batch["image"], np.arange(16.0).reshape(8, 2))
 
 
 def test_abstract_takes_one_sharding_for_all_or_a_tree():

@@ -1,0 +1,113 @@
+"""Several processes on one machine, as they would be on many: the run of one, stopped together, killed apart, gone on with."""
+
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import chex
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_ddpm.training.logging import read_metrics
+from tests.commands.conftest import last_state, tiny_flags
+from tests.commands.test_interrupted_runs import start, wait_for_step
+
+DEVICES = 4  # of all processes together
+HEARTBEAT = 15  # seconds
+SETTINGS = {"train.log_every": 1, "diffusion.timesteps": "second_moment"}
+
+
+def launch(workdir, count, **settings):
+    """So many processes of one run, each with its share of the devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {**SETTINGS, "runtime.cpu_devices": DEVICES // count, "runtime.heartbeat": HEARTBEAT, **settings}
+    common = ["run.py", "--config=configs/digits.py", f"--workdir={workdir}", *tiny_flags(**settings)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    if count == 1:
+        return [start(common, **streams)]
+    joined = [*common, f"--coordinator={coordinator}", f"--processes={count}"]
+    return [start([*joined, f"--process_id={number}"], **streams) for number in range(count)]
+
+
+def outputs(processes):
+    """What each printed, when all have ended."""
+    return [process.communicate(timeout=300)[0] for process in processes]
+
+
+def run(workdir, count, **settings):
+    processes = launch(workdir, count, **settings)
+    printed = outputs(processes)
+    for process, text in zip(processes, printed, strict=True):
+        assert process.returncode == 0, text
+    return printed
+
+
+def losses(workdir):
+    return [row["loss"] for row in read_metrics(workdir)]
+
+
+def test_two_processes_then_four_are_as_one(tmp_path):
+    run(tmp_path / "one", 1, **{"train.steps": 8})
+    first, second = run(tmp_path / "many", 2, **{"train.steps": 4})
+    assert re.search(r"^step 4/4 ", first, re.MULTILINE)
+    assert not re.search("^(step|compil|samples)", second, re.MULTILINE), "one speaks for all"
+    printed = run(tmp_path / "many", 4, **{"train.steps": 8})
+    assert "going on from the checkpoint of step 4" in printed[0]
+    # The same batches, times and noise, whose losses are added up in another order: some units in the last place.
+    np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "one"), rtol=2e-6)
+    (one, data), (many, data_of_many) = last_state(tmp_path / "one"), last_state(tmp_path / "many")
+    chex.assert_trees_all_close(many, one, rtol=1e-4, atol=1e-5)
+    assert data == data_of_many == {"next_index": 8}
+    pictures = [Image.open(tmp_path / name / "samples/step_0000008.png") for name in ("one", "many")]
+    assert np.abs(np.subtract(*(np.asarray(picture, float) for picture in pictures))).mean() < 0.1
+    assert {path.name for path in (tmp_path / "many").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+def test_stopped_together_and_killed_apart_it_goes_on_exactly(tmp_path):
+    settings = {"train.steps": 60, "train.checkpoint_every": 10, "train.sample_every": 0}
+    run(tmp_path / "unbroken", 2, **settings)
+    workdir = tmp_path / "run"
+
+    processes = launch(workdir, 2, **settings)
+    wait_for_step(workdir, 8, processes[0])
+    processes[1].terminate()
+    first, _ = outputs(processes)
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
+    stopped_at = int(re.search(r"stopped by SIGTERM at step (\d+) of 60; everything is saved", first)[1])
+    assert (workdir / f"checkpoints/{stopped_at}").is_dir(), "all have saved the same step"
+
+    processes = launch(workdir, 2, **settings)
+    wait_for_step(workdir, stopped_at + 15, processes[0])
+    processes[1].kill()
+    killed = time.monotonic()
+    first, _ = outputs(processes)
+    assert time.monotonic() - killed < 4 * HEARTBEAT
+    assert processes[0].returncode not in (0, None)
+    assert re.search("another task died|lost another", first)
+
+    first, _ = run(workdir, 2, **settings)
+    assert re.search(r"going on from the checkpoint of step \d+", first)
+    assert losses(workdir) == losses(tmp_path / "unbroken")
+    chex.assert_trees_all_equal(last_state(workdir), last_state(tmp_path / "unbroken"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--processes=2"], "--coordinator, --process_id not given: the three go together"),
+        (
+            ["--coordinator=127.0.0.1:1", "--processes=2", "--process_id=2"],
+            "--process_id=2 of --processes=2: expected one of 0..1",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_told(flags, error, tmp_path):
+    process = start(["run.py", "--config=configs/digits.py", f"--workdir={tmp_path}/run", *flags], stderr=subprocess.PIPE)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error in printed
