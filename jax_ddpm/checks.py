@@ -167,6 +167,7 @@ _MORE_THAN_ZERO = {
     "sample": ("count", "batch_size"),
     "edit": ("count", "jump", "resamples"),
     "eval": ("batch_size", "ode_tolerance"),
+    "profile": ("start",),
     "runtime": ("heartbeat",),
 }
 _NOT_NEGATIVE = {
@@ -180,6 +181,7 @@ _NOT_NEGATIVE = {
     "guidance": ("scale",),
     "edit": ("seed", "labels", "targets"),
     "eval": ("seed", "count"),
+    "profile": ("steps",),
 }
 _FRACTIONS = {
     "model": ("dropout", "label_dropout", "low_res_noise"),

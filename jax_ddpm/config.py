@@ -164,6 +164,10 @@ def default_config() -> ConfigDict:
     export.out = ""  # the folder that --mode export_weights writes
     export.dtype = "float32"  # what the weights are stored in: float32, bfloat16 (half the room, 8 bits of each number)
 
+    config.profile = profile = ConfigDict()
+    profile.start = 10  # the first step after the start of the command that is traced; the first ones wait for the compiler
+    profile.steps = 0  # how many are, into WORKDIR/profile/; 0: none
+
     config.runtime = runtime = ConfigDict()
     runtime.cpu_devices = 0  # XLA devices to make of a CPU; 0: data × fsdp of the mesh, or one a core, if they divide the batch
     runtime.heartbeat = 100  # seconds after which one of several processes that has fallen silent is taken for dead

@@ -14,14 +14,18 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
+def wait_for_all(reason: str) -> None:
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(reason)
+
+
 def make_directory(path: Path) -> Path:
     """Makes a folder that every process then sees, and none saw before all had come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"before {path}")
+    wait_for_all(f"to make {path}")
     if is_first_process():
         path.mkdir(parents=True, exist_ok=True)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"after {path}")
+    wait_for_all(f"until {path} is made")
     return path
 
 

@@ -52,7 +52,7 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh) -> Weights:
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         if checkpoints.latest_step is None and (workdir / WEIGHTS_FILE).is_file():
             return read_weights(workdir / WEIGHTS_FILE, like)
-        return Weights(checkpoints.restore_ema(like), checkpoints.latest_step or 0)
+        return Weights(*checkpoints.restore_ema(like))
 
 
 def open_start(config: ConfigDict, mesh: Mesh, like: Params) -> Weights:

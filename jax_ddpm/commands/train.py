@@ -35,6 +35,7 @@ from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.layouts import PARALLEL, check_pmap
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
 from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
+from jax_ddpm.training.profiling import traced
 from jax_ddpm.training.sharding import abstract, check_batch, gathered, make_mesh, split_batch, split_state
 from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep
@@ -64,8 +65,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
         state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
         if state.step < config.train.steps:
-            step = _compiled_step(config, mesh, like)
-            state = _train(config, workdir, state, step, data, checkpoints, draw_samples, stop)
+            compiled = _compiled_step(config, mesh, like)
+            with traced(compiled, workdir / "profile", start=config.profile.start, steps=config.profile.steps) as step:
+                state = _train(config, workdir, state, step, data, checkpoints, draw_samples, stop)
             checkpoints.save(state, data, to_dict(config))
     if stop.damage:
         raise DamagedImage(
@@ -125,8 +127,9 @@ def _first_or_restored_state(
     config: ConfigDict, mesh: Mesh, like: TrainState, checkpoints: Checkpoints, data: grain.DatasetIterator
 ) -> TrainState:
     if checkpoints.latest_step is not None:
-        print(f"going on from the checkpoint of step {checkpoints.latest_step}")
-        return checkpoints.restore(like, data)
+        state = checkpoints.restore(like, data)
+        print(f"going on from the checkpoint of step {int(state.step)}")
+        return state
     # Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
     print("compiling the initialisation ...", flush=True)
     quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}

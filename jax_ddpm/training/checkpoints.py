@@ -1,7 +1,9 @@
 """Checkpoints of a whole run: written beside the training, complete or not there at all."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import jax
@@ -9,8 +11,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import make_directory
+from jax_ddpm.files import is_first_process, make_directory, wait_for_all
+from jax_ddpm.training.digest import digest
 from jax_ddpm.training.state import Params, TrainState
+
+Found = TypeVar("Found")
 
 
 class Checkpoints:
@@ -30,6 +35,7 @@ class Checkpoints:
         policies: list[Any] = [checkpoint_managers.LatestN(keep_last)]
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
+        self._read_only = read_only
         # Not by Orbax: of several processes one might find it made by another, and not wait where the others do.
         directory = directory.absolute() if read_only else make_directory(directory.absolute())
         self._manager = ocp.CheckpointManager(
@@ -55,7 +61,9 @@ class Checkpoints:
         """
         if kind is not None and jax.process_count() > 1:
             return
-        self._manager.wait_until_finished()
+        with self._failed_writes_told():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
         self._manager.close()
 
     @property
@@ -74,42 +82,92 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
-        self._manager.check_for_errors()
+        with self._failed_writes_told():
+            self._manager.check_for_errors()
+        ema, rest = state.ema_params, state.replace(ema_params=None)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state.replace(ema_params=None)),
-                ema=ocp.args.StandardSave(state.ema_params),
+                state=ocp.args.StandardSave(rest),
+                ema=ocp.args.StandardSave(ema),
                 data=ocp.args.JsonSave(data.get_state()),
                 config=ocp.args.JsonSave(config),
+                digest=ocp.args.JsonSave({"state": digest(rest), "ema": digest(ema)}),
             ),
         )
 
     def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
-        """The newest checkpoint.
+        """The newest checkpoint that is not damaged; newer ones, which are, are put aside, and told.
 
         Args:
           like: a state of the shapes, types and shardings wanted; arrays or jax.ShapeDtypeStruct.
           data: moved to the position of that step.
         """
-        step = self._existing_step()
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like.replace(ema_params=None)),
-                ema=ocp.args.StandardRestore(like.ema_params),
-                data=ocp.args.JsonRestore(),
-            ),
-        )
-        data.set_state(restored["data"])
-        return restored["state"].replace(ema_params=restored["ema"])
 
-    def restore_ema(self, like: Params) -> Params:
-        """The average of the newest checkpoint alone; `like` as in `restore`."""
-        step = self._existing_step()
-        return self._manager.restore(step, args=ocp.args.Composite(ema=ocp.args.StandardRestore(like)))["ema"]
+        def read(step: int) -> tuple[TrainState, Any]:
+            rest = ocp.args.StandardRestore(like.replace(ema_params=None))
+            ema = ocp.args.StandardRestore(like.ema_params)
+            found = self._read(step, state=rest, ema=ema, data=ocp.args.JsonRestore())
+            return found["state"].replace(ema_params=found["ema"]), found["data"]
 
-    def _existing_step(self) -> int:
-        if self.latest_step is None:
-            raise InvalidInput(f"no checkpoint in {self._manager.directory}: train first, with run.py --config FILE")
-        return self.latest_step
+        (state, position), _ = self._newest(read)
+        data.set_state(position)
+        return state
+
+    def restore_ema(self, like: Params) -> tuple[Params, int]:
+        """The average of the newest checkpoint that is not damaged, and its step; `like` as in `restore`."""
+        return self._newest(lambda step: self._read(step, ema=ocp.args.StandardRestore(like))["ema"])
+
+    def _read(self, step: int, **items: Any) -> dict[str, Any]:
+        """What a checkpoint holds, by name; raises Damaged where it is not what was written."""
+        if (self._manager.directory / str(step) / "digest").exists():  # which checkpoints of old do not have
+            items["digest"] = ocp.args.JsonRestore()
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        for name, expected in (found.get("digest") or {}).items():
+            if name in items and digest(found[name]) != expected:
+                raise Damaged(f"its {name!r} is not what was written")
+        return found
+
+    def _newest(self, read: Callable[[int], Found]) -> tuple[Found, int]:
+        """What `read` finds in the newest checkpoint in which it finds anything, and the step."""
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = read(step)
+            except Exception as error:  # each of Orbax' parts has another one for what it cannot read
+                damaged[step] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                continue
+            for number, why in damaged.items():
+                print(f"the checkpoint of step {number} is damaged and left out ({why})", flush=True)
+                self._put_aside(number)
+            return found, step
+        if damaged:
+            each = "\n".join(f"  step {step}: {why}" for step, why in damaged.items())
+            raise InvalidInput(f"none of the checkpoints in {self._manager.directory} can be read:\n{each}")
+        raise InvalidInput(f"no checkpoint in {self._manager.directory}: train first, with run.py --config FILE")
+
+    def _put_aside(self, step: int) -> None:
+        """Moves a damaged checkpoint out of the way, for its step will come again."""
+        if self._read_only:
+            return
+        place = self._manager.directory.parent / "damaged_checkpoints" / str(step)
+        make_directory(Path(place.parent))
+        if is_first_process():
+            (self._manager.directory / str(step)).rename(place)
+        wait_for_all(f"step {step} is put aside")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _failed_writes_told(self) -> Iterator[None]:
+        """Within it, what Orbax raises of a write in the background, such as on a full disk, is an InvalidInput."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InvalidInput(
+                f"a checkpoint could not be written into {self._manager.directory}: {str(error).splitlines()[0]}\n"
+                f"The last one that is whole is that of step {self.latest_step}. Make room, and go on by the same command"
+            ) from error
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was written."""

@@ -1,5 +1,9 @@
 """Checkpoints give back, bit for bit, what was put in, whatever happens to it while it is being written."""
 
+import os
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.state import create_state
+from tests.commands.conftest import ROOT
 
 OPTIMIZER = optax.adam(1e-3)
 CONFIG = {"train": {"steps": 3}, "labels": [1, 2]}
@@ -46,7 +51,8 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
     like = abstract(make_state(), replicated(make_mesh()))
     with Checkpoints(tmp_path) as checkpoints:
         state = checkpoints.restore(like, resumed)
-        average = checkpoints.restore_ema(like.ema_params)
+        average, step = checkpoints.restore_ema(like.ema_params)
+    assert step == 3
     chex.assert_trees_all_equal(plain(state), plain(make_state(3, seed=5)))
     chex.assert_trees_all_equal(average, make_state(3, seed=5).ema_params)
     chex.assert_trees_all_equal(next(resumed), following)
@@ -80,7 +86,7 @@ def test_saving_a_step_twice_writes_it_once(tmp_path):
         checkpoints.save(make_state(2, seed=9), make_data(), CONFIG)
     with Checkpoints(tmp_path) as checkpoints:
         like = abstract(make_state(), replicated(make_mesh()))
-        np.testing.assert_array_equal(checkpoints.restore_ema(like.ema_params)["b"], 0.5)
+        np.testing.assert_array_equal(checkpoints.restore_ema(like.ema_params)[0]["b"], 0.5)
 
 
 def test_a_folder_without_checkpoints_is_told(tmp_path):
@@ -88,3 +94,92 @@ def test_a_folder_without_checkpoints_is_told(tmp_path):
         assert checkpoints.latest_step is None
         with pytest.raises(InvalidInput, match=r"no checkpoint in .*train first"):
             checkpoints.restore(make_state(), make_data())
+
+
+def save_two(directory):
+    data = make_data()
+    with Checkpoints(directory, keep_last=3) as checkpoints:
+        for step in (1, 2):
+            next(data)
+            checkpoints.save(make_state(step, seed=step), data, CONFIG)
+
+
+def largest_file(directory):
+    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Orbax leaves unread when it fails
+@pytest.mark.parametrize("item", ["state", "ema"])
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink()], ids=["flipped", "cut", "gone"])
+def test_a_damaged_checkpoint_is_left_out_and_the_one_before_it_used(damage, item, tmp_path, capsys):
+    save_two(tmp_path / "checkpoints")
+    damage(largest_file(tmp_path / "checkpoints/2" / item / "d" if damage is flip else tmp_path / "checkpoints/2" / item))
+    like = abstract(make_state(), replicated(make_mesh()))
+    data = make_data()
+    with Checkpoints(tmp_path / "checkpoints", keep_last=3) as checkpoints:
+        state = checkpoints.restore(like, data)
+        assert "the checkpoint of step 2 is damaged and left out" in capsys.readouterr().out
+        chex.assert_trees_all_equal(plain(state), plain(make_state(1, seed=1)))
+        assert data.get_state() == {"next_index": 1}
+        checkpoints.save(make_state(2, seed=5), data, CONFIG)
+    assert (tmp_path / "damaged_checkpoints/2").is_dir(), "it may be looked at"
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.restore_ema(like.ema_params), (make_state(2, seed=5).ema_params, 2))
+
+
+def test_who_only_reads_moves_nothing(tmp_path, capsys):
+    save_two(tmp_path / "checkpoints")
+    largest_file(tmp_path / "checkpoints/2/ema").unlink()
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        like = abstract(make_state(), replicated(make_mesh()))
+        assert checkpoints.restore_ema(like.ema_params)[1] == 1
+    assert "step 2 is damaged" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.rglob("[12]")) == ["1", "2"]
+    assert not (tmp_path / "damaged_checkpoints").exists()
+
+
+def test_where_none_can_be_read_all_are_named_and_none_is_moved(tmp_path):
+    save_two(tmp_path / "checkpoints")
+    for step in ("1", "2"):
+        largest_file(tmp_path / "checkpoints" / step / "state").unlink()
+    all_named = r"none of the checkpoints in .* can be read:\n  step 2: .*\n  step 1: "
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints, pytest.raises(InvalidInput, match=all_named):
+        checkpoints.restore(abstract(make_state(), replicated(make_mesh())), make_data())
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tests.training.test_checkpoints import CONFIG, Checkpoints, InvalidInput, make_data, make_state
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    with Checkpoints(Path(sys.argv[1]), keep_last=3) as checkpoints:
+        checkpoints.save(make_state(1, seed=1), make_data(), CONFIG)
+        checkpoints._manager.wait_until_finished()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        checkpoints.save(make_state(2, seed=2), make_data(), CONFIG)
+except InvalidInput as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path):
+    """A limit on the size of files fails the same writes as a disk without room."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert "a checkpoint could not be written into" in done.stdout, done.stderr
+    assert "The last one that is whole is that of step 1" in done.stdout
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        like = abstract(make_state(), replicated(make_mesh()))
+        chex.assert_trees_all_equal(checkpoints.restore_ema(like.ema_params), (make_state(1, seed=1).ema_params, 1))
