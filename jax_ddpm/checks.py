@@ -161,7 +161,7 @@ _MORE_THAN_ZERO = {
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
     "mesh": ("fsdp",),
     "train": (
-        *("steps", "batch_size", "accumulate", "learning_rate"),
+        *("steps", "batch_size", "accumulate", "learning_rate", "max_skipped"),
         *("log_every", "checkpoint_every", "keep_last", "sample_count"),
     ),
     "sample": ("count", "batch_size"),

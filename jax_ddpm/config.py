@@ -94,6 +94,7 @@ def default_config() -> ConfigDict:
     train.decay = "constant"  # of the learning rate after the warm-up: constant, linear (to 0 at train.steps)
     train.ema_decay = 0.9999  # 0: the average is the parameters
     train.ema_warmup = True  # decay min(ema_decay, (1 + n)/(10 + n)), so that short runs forget their start
+    train.max_skipped = 10  # steps in a row whose loss or gradient is not finite, each left out, until the run stops
     train.log_every = 100
     train.checkpoint_every = 5000
     train.keep_last = 3

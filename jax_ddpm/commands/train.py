@@ -34,7 +34,7 @@ from jax_ddpm.trained import open_start
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.layouts import PARALLEL, check_pmap
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
-from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
+from jax_ddpm.training.loop import NotFinite, Periodic, StopRequest, run, stop_on_signals
 from jax_ddpm.training.profiling import traced
 from jax_ddpm.training.sharding import abstract, check_batch, gathered, make_mesh, split_batch, split_state
 from jax_ddpm.training.state import TrainState, create_state
@@ -168,20 +168,24 @@ def _train(
                 if is_first_process():
                     writer.write_image(int(state.step), "samples", read_image(path))
 
-        return run(
-            state,
-            step,
-            data,
-            until=train.steps,
-            log_every=train.log_every,
-            writer=writer,
-            progress=progress,
-            periodic=[
-                Periodic(train.checkpoint_every, lambda state: checkpoints.save(state, data, to_dict(config))),
-                Periodic(train.sample_every, show_samples),
-            ],
-            stop=stop,
-        )
+        try:
+            return run(
+                state,
+                step,
+                data,
+                until=train.steps,
+                log_every=train.log_every,
+                writer=writer,
+                progress=progress,
+                periodic=[
+                    Periodic(train.checkpoint_every, lambda state: checkpoints.save(state, data, to_dict(config))),
+                    Periodic(train.sample_every, show_samples),
+                ],
+                stop=stop,
+                max_skipped=train.max_skipped,
+            )
+        except NotFinite as error:
+            raise NotFinite(f"{error}\nThe last good checkpoint is that of step {checkpoints.latest_step}") from error
 
 
 def _compiled_step(config: ConfigDict, mesh: Mesh, like: TrainState) -> TrainStep:
@@ -278,6 +282,6 @@ def _say_how_to_go_on(config: ConfigDict, workdir: Path, state: TrainState, stop
 def _show_loss(workdir: Path) -> None:
     if not is_first_process():
         return  # what is shown may not be written yet
-    rows = read_metrics(workdir)
+    rows = [row for row in read_metrics(workdir) if "loss" in row]  # which it is not where every step was skipped
     curve = loss_curve(workdir / "loss.png", [row["step"] for row in rows], [row["loss"] for row in rows])
     print(f"loss curve: {curve}", flush=True)

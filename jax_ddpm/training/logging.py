@@ -99,7 +99,7 @@ class Progress:
         if self._bar.disable:
             left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / max(steps_per_second, 1e-9)))
             rate = steps_per_second * self._batch_size
-            said = "".join(f"  {name} {metrics[name]:.4f}" for name in ("loss", "accuracy") if name in metrics)
+            said = "".join(f"  {name} {metrics[name]:.4f}" for name in ("loss", "accuracy", "skipped") if name in metrics)
             print(f"step {step}/{self._total}{said}  {rate:,.0f} images/s  {left} left", flush=True)
         return steps_per_second * self._batch_size
 

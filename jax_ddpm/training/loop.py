@@ -1,7 +1,6 @@
 """The loop around the train step: it counts, logs, saves, and stops when it is asked to."""
 
 import contextlib
-import math
 import os
 import signal
 from collections import deque
@@ -17,7 +16,7 @@ from jax_ddpm.data.sources.source import DamagedImage
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.logging import MetricsWriter, Progress
 from jax_ddpm.training.state import TrainState
-from jax_ddpm.training.step import Tally, TrainStep
+from jax_ddpm.training.step import SKIPPED, Tally, TrainStep
 
 STEPS_IN_FLIGHT = 2  # so that the host prepares the next batch while the device works, and no more than that
 
@@ -80,10 +79,47 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(each, handler)
 
 
+class NotFinite(InvalidInput):
+    """Losses are no longer numbers."""
+
+
+class Skipped:
+    """The steps from which nothing was learned.
+
+    Attributes:
+      in_a_row: how many there have been since the last one that was taken.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Up to `most` in a row are borne."""
+        self.in_a_row = 0
+        self._most = most
+        self._since = 0
+
+    def note(self, step: int, metrics: dict[str, Any]) -> str:
+        """Counts a step, and says so; raises NotFinite where there have been too many in a row."""
+        self.in_a_row += 1
+        self._since += 1
+        found = (
+            f"step {step} is skipped: the loss is {metrics['loss']:.4g}, the norm of its gradient {metrics['grad_norm']:.4g}"
+        )
+        if self.in_a_row >= self._most:
+            raise NotFinite(
+                f"{found}, as {self.in_a_row} times in a row (train.max_skipped). "
+                "Expected numbers: give a lower train.learning_rate, or a train.clip_norm"
+            )
+        return found
+
+    def since_last_time(self) -> dict[str, float]:
+        """A metric, of those since it was last asked for; nothing where there were none."""
+        counted, self._since = self._since, 0
+        return {SKIPPED: counted} if counted else {}
+
+
 def means_of(window: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The metrics of several steps as one: the mean of the scalars, and of all examples in the tallies, if there are any."""
     means = {}
-    for name, first in window[0].items():
+    for name, first in window[0].items() if window else ():
         values = [row[name] for row in window]
         if not isinstance(first, Tally):
             means[name] = float(np.mean(values))
@@ -105,6 +141,7 @@ def run(
     progress: Progress,
     periodic: Iterable[Periodic],
     stop: StopRequest,
+    max_skipped: int = 10,
 ) -> TrainState:
     """Takes steps until step `until`, or until `stop` is set, and returns the state it has come to.
 
@@ -113,24 +150,26 @@ def run(
     Metrics are read back a few steps late, so that the device never waits for them, and written as their mean since the last
     line (after a resume the first line's mean begins at the checkpoint). A mean of no example is left out.
 
+    Args:
+      max_skipped: how many steps in a row may come to nothing, because their loss or its gradient is not finite.
     Raises:
-      InvalidInput: the loss is no longer finite; nothing is saved from there on.
+      NotFinite: more do; the state is what it was before them.
     """
     periodic = list(periodic)
     step = int(state.step)
     waiting: deque[Any] = deque()
     window: list[dict[str, Any]] = []
+    skipped = Skipped(max_skipped)
 
     def settle(most: int) -> None:
         while len(waiting) > most:
-            window.append(jax.device_get(waiting.popleft()))
-            loss = float(window[-1]["loss"])
-            if not math.isfinite(loss):
-                raise InvalidInput(
-                    f"the loss is {loss} at step {step - len(waiting)}: every checkpoint is of an earlier step. "
-                    "Give a lower train.learning_rate, or a train.clip_norm"
-                )
-            progress.advance(loss)
+            metrics = jax.device_get(waiting.popleft())
+            if metrics.pop(SKIPPED):
+                progress.say(skipped.note(step - len(waiting), metrics))
+            else:
+                skipped.in_a_row = 0
+                window.append(metrics)
+            progress.advance(float(metrics["loss"]))
 
     while step < until and not stop.reached(step):
         try:
@@ -144,12 +183,12 @@ def run(
         settle(STEPS_IN_FLIGHT)
         if step % log_every == 0 or step == until:
             settle(0)
-            means = means_of(window)
+            means = means_of(window) | skipped.since_last_time()
             writer.write(step, means | {"images_per_second": round(progress.report(step, means), 1)})
             window.clear()
         for each in periodic:
             if each.every and step % each.every == 0 and not stop.signal_number:
-                settle(0)  # so that nothing is made of a state whose loss is not finite
+                settle(0)  # so that nothing is made of a state that has gone wrong
                 with progress.paused():
                     each.act(state)
     settle(0)

@@ -1,6 +1,7 @@
 """One train step, as a pure function."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from jax_ddpm.training.ema import ema_decay, update_ema
 from jax_ddpm.training.layouts import WHOLE_BATCH, Layout
 from jax_ddpm.training.state import Params, TrainState
 
+SKIPPED = "skipped"
 Batch = Any
 """A tree of arrays [B, ...]."""
 
@@ -86,8 +88,8 @@ def make_train_step(
       measure: what is to be said of what else the loss function found.
       layout: how batch and parameters lie on the devices, where the step has to know.
     Returns:
-      A pure function. Its metrics are "loss", the weighted mean over the batch, "grad_norm", before clipping, and those of
-      `measure`.
+      A pure function. Its metrics are "loss", the weighted mean of the batch, "grad_norm", before clipping, "skipped", whether
+      one of these was not finite, so that nothing was learned, and those of `measure`.
     """
 
     def weighted_loss(params: Params, part: Prepared, key: jax.Array) -> tuple[jax.Array, Losses]:
@@ -104,14 +106,17 @@ def make_train_step(
         (loss, grads), losses = layout.mean((loss, grads)), layout.batch(losses)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            ema_params=update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup)),
-            opt_state=opt_state,
-            timestep_history=remember(state.timestep_history, prepared.t, losses.values),
-        )
-        metrics: Metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        learned = {
+            "params": params,
+            "ema_params": update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup)),
+            "opt_state": opt_state,
+            "timestep_history": remember(state.timestep_history, prepared.t, losses.values),
+        }
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        before = {name: getattr(state, name) for name in learned}
+        state = state.replace(step=state.step + 1, **jax.tree.map(partial(jnp.where, finite), learned, before))
+        metrics: Metrics = {"loss": loss, "grad_norm": grad_norm, SKIPPED: ~finite}
         return state, metrics | measure(prepared.t, losses.further)
 
     return train_step

@@ -74,6 +74,32 @@ def test_five_steps_equal_gradient_descent_by_hand(accumulate):
     assert int(state.step) == 5
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38], ids=str)
+def test_a_step_whose_loss_or_gradient_is_no_number_is_skipped(value):
+    """3e38 is a number, but its square is none."""
+    optimizer = optax.adam(0.1)
+    step = jax.jit(make_step(optimizer, remember=lambda history, t, losses: losses))
+    start, _ = step(new_state(optimizer).replace(timestep_history=jnp.zeros(8)), BATCH)
+    state, metrics = step(start, {**BATCH, "y": np.where(np.arange(8) == 5, np.float32(value), BATCH["y"])})
+    assert metrics["skipped"]
+    assert int(state.step) == 2
+    chex.assert_trees_all_equal(*(each.replace(step=0, key=0) for each in (state, start)))
+    state, metrics = step(state, BATCH)
+    assert not metrics["skipped"]
+    assert np.isfinite(state.params["w"]).all()
+    assert not np.array_equal(state.params["w"], start.params["w"])
+
+
+def test_a_gradient_without_end_is_skipped_where_the_loss_is_a_number():
+    def root(params, batch, key):
+        return Losses(jnp.sqrt(jnp.abs(params["b"] - 0.3) + 0 * batch["y"]), {})
+
+    state, metrics = make_train_step(draw_noise, root, optax.sgd(0.1), decay=0.9)(new_state(optax.sgd(0.1)), BATCH)
+    assert metrics["loss"] == 0
+    assert metrics["skipped"]
+    chex.assert_trees_all_equal(state.params, PARAMS)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_weights_count_in_the_gradient_and_the_history_sees_the_losses_without_them_in_the_order_of_the_batch(accumulate):
     weights = np.array([0.5, 2, 1, 0.25, 3, 1, 1, 0.125], np.float32)
