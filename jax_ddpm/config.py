@@ -11,15 +11,10 @@ from jax_ddpm.errors import InvalidInput, did_you_mean
 from jax_ddpm.files import write_whole
 
 FILE_NAME = "config.json"
-FIXED = ("seed", "data", "diffusion", "model", "train.batch_size")  # what a run that has begun cannot change
-FREE = (
-    "data.directory",
-    "data.workers",
-    "data.cache_mib",
-    "data.prefetch",
-    "data.on_damaged",
-    "data.inspect",
-)  # except for these
+# What a run that has begun cannot change,
+FIXED = ("seed", "data", "diffusion", "model", "train.batch_size", "train.adam_mu_dtype")
+# except for these.
+FREE = ("model.remat", *(f"data.{name}" for name in ("directory", "workers", "cache_mib", "prefetch", "on_damaged", "inspect")))
 
 
 def default_config() -> ConfigDict:
@@ -76,6 +71,7 @@ def default_config() -> ConfigDict:
     model.label_dropout = 0.0  # share of labels that training replaces by "no class"; guidance without a classifier needs some
     model.low_res_size = 0  # pixels a side of the small image that the network enlarges; 0: it is given none
     model.low_res_noise = 0.0  # the largest share of the chain by which training noises the small image; 0: not at all
+    model.remat = "none"  # what of each block is computed again in the backward pass, to save memory: none, blocks, dots
     model.dtype = "float32"  # of the body: float32, bfloat16
 
     config.train = train = ConfigDict()
@@ -90,6 +86,7 @@ def default_config() -> ConfigDict:
     train.adam_b1 = 0.9
     train.adam_b2 = 0.999
     train.adam_eps = 1e-8
+    train.adam_mu_dtype = "float32"  # of Adam's first moment: float32, bfloat16 (half its memory)
     train.weight_decay = 0.0  # of AdamW; 0 is Adam
     train.decay = "constant"  # of the learning rate after the warm-up: constant, linear (to 0 at train.steps)
     train.ema_decay = 0.9999  # 0: the average is the parameters

@@ -118,7 +118,7 @@ def _make_classifier(config: ConfigDict) -> NoisyClassifier:
 def _encoder_settings(config: ConfigDict) -> dict[str, Any]:
     """What both networks are told alike."""
     model = config.model
-    alike = ("channels", "blocks", "heads", "head_channels", "dropout", "groups", "scale_shift", "block_resampling")
+    alike = ("channels", "blocks", "heads", "head_channels", "dropout", "groups", "scale_shift", "block_resampling", "remat")
     return {name: model[name] for name in alike} | {
         "multipliers": tuple(model.multipliers),
         "attention_resolutions": tuple(model.attention_resolutions),

@@ -32,7 +32,7 @@ from jax_ddpm.diffusion.weightings import (
 )
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.evaluation.accuracy import QUARTERS
-from jax_ddpm.experiment import low_res_steps, make_denoiser, make_network, make_schedule
+from jax_ddpm.experiment import DTYPES, low_res_steps, make_denoiser, make_network, make_schedule
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.models.unet import UNet
 from jax_ddpm.training.layouts import WHOLE_BATCH, Layout
@@ -200,6 +200,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     warm = optax.linear_schedule(0.0, 1.0, train.warmup_steps) if train.warmup_steps else optax.constant_schedule(1.0)
     clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
     betas = {"b1": train.adam_b1, "b2": train.adam_b2, "eps": train.adam_eps}
+    betas |= {"mu_dtype": choose("train.adam_mu_dtype", train.adam_mu_dtype, DTYPES)}
     adam = optax.adamw(lambda n: train.learning_rate * warm(n) * decay(n), **betas, weight_decay=train.weight_decay)
     return optax.chain(clip, adam)
 

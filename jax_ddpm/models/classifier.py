@@ -19,7 +19,7 @@ class NoisyClassifier(Encoder):
     Attributes:
       num_classes: how many classes there are.
       channels, multipliers, blocks, attention_resolutions, heads, head_channels, dropout, groups, scale_shift,
-        block_resampling, dtype: as in `Encoder`.
+        block_resampling, remat, dtype: as in `Encoder`.
     """
 
     num_classes: int = 1000

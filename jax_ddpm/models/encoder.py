@@ -1,13 +1,14 @@
 """What the U-Net and the classifier share: the time, the way down and the middle."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jax_ddpm.errors import InvalidInput
+from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.models.layers import (
     AttentionBlock,
     Downsample,
@@ -18,6 +19,14 @@ from jax_ddpm.models.layers import (
     init_weight,
     timestep_embedding,
 )
+
+Block = TypeVar("Block", ResBlock, AttentionBlock)
+REMAT: dict[str, Callable[..., bool] | None] = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.checkpoint_dots,
+}
+"""What of a block is kept for the backward pass, where the rest is computed again: all, its input, products of matrices."""
 
 
 class Encoder(nn.Module):
@@ -34,6 +43,7 @@ class Encoder(nn.Module):
       groups: of the group normalisation.
       scale_shift: whether the embedding scales and shifts the normalisation in each block, rather than being added before it.
       block_resampling: whether the image changes its size within a residual block, rather than by a convolution of its own.
+      remat: what of each block is kept from the forward to the backward pass: all ("none"), or what REMAT says.
       dtype: what the body computes in, float32 or bfloat16. Parameters, statistics, softmax and output are float32.
     """
 
@@ -47,6 +57,7 @@ class Encoder(nn.Module):
     groups: int = 32
     scale_shift: bool = False
     block_resampling: bool = False
+    remat: str = "none"
     dtype: DTypeLike = jnp.float32
 
     def encode(self, x: jax.Array, embedding: jax.Array, train: bool) -> tuple[jax.Array, list[jax.Array]]:
@@ -80,7 +91,8 @@ class Encoder(nn.Module):
     def res_block(self, multiplier: int, name: str, resample: Resample | None = None) -> ResBlock:
         """One that ends with multiplier · channels."""
         features = multiplier * self.channels
-        return ResBlock(features, self.groups, self.dropout, self.dtype, self.scale_shift, resample, name=name)
+        kind = self._kept(ResBlock, static_argnums=(3,))  # train
+        return kind(features, self.groups, self.dropout, self.dtype, self.scale_shift, resample, name=name)
 
     def heads_for(self, width: int) -> int:
         """How many heads attention over `width` channels has."""
@@ -115,5 +127,12 @@ class Encoder(nn.Module):
             return self.res_block(multiplier, name, halved)(x, embedding, train)
         return Downsample(self.dtype, name=name)(x)
 
+    def _kept(self, kind: type[Block], static_argnums: tuple[int, ...] = ()) -> type[Block]:
+        """A kind of block of which `remat` is kept; its parameters and their names stay the same."""
+        if self.remat == "none":
+            return kind
+        policy = choose("remat", self.remat, REMAT)
+        return nn.remat(kind, static_argnums=static_argnums, policy=policy)
+
     def _attention(self, name: str, x: jax.Array) -> jax.Array:
-        return AttentionBlock(self.heads_for(x.shape[-1]), self.groups, self.dtype, name=name)(x)
+        return self._kept(AttentionBlock)(self.heads_for(x.shape[-1]), self.groups, self.dtype, name=name)(x)

@@ -22,7 +22,7 @@ class UNet(Encoder):
       low_resolution: whether it is told a small image that it is to enlarge (Ho et al. 2021, cascaded diffusion).
       augmentation: 0, or how many numbers it is told of how each image was augmented (Karras et al. 2022, appendix F.2).
       channels, multipliers, blocks, attention_resolutions, heads, head_channels, dropout, groups, scale_shift,
-        block_resampling, dtype: as in `Encoder`; there is one residual block more at each resolution on the way up.
+        block_resampling, remat, dtype: as in `Encoder`; there is one residual block more at each resolution on the way up.
     """
 
     out_channels: int = 3

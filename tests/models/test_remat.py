@@ -1,0 +1,45 @@
+"""What is computed again in the backward pass changes what is in memory, and nothing else."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.unet import UNet
+
+SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention_resolutions": (8,), "groups": 4, "dropout": 0.3}
+X = jax.random.normal(jax.random.key(0), (32, 16, 16, 3))
+T = jnp.arange(32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    zero = UNet(**SMALL).init(jax.random.key(1), X[:1], T[:1])
+    keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(zero))))
+    return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), zero)
+
+
+def loss(params, remat):
+    """With dropout, which is to be drawn alike both times."""
+    return jnp.mean(UNet(**SMALL, remat=remat).apply(params, X, T, train=True, rngs={"dropout": jax.random.key(3)}) ** 2)
+
+
+def kept(params, remat):
+    """How many numbers wait for the backward pass, of which what `jax.vjp` returns is a tree."""
+    waiting = jax.eval_shape(lambda params: jax.vjp(lambda params: loss(params, remat), params)[1], params)
+    return sum(leaf.size for leaf in jax.tree.leaves(waiting))
+
+
+@pytest.mark.parametrize(("remat", "share"), [("blocks", 0.35), ("dots", 0.5)])
+def test_the_loss_and_its_gradient_are_the_same_and_less_is_kept(remat, share, params):
+    chex.assert_trees_all_equal_shapes(UNet(**SMALL, remat=remat).init(jax.random.key(1), X[:1], T[:1]), params)
+    expected, found = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, each) for each in ("none", remat))
+    # Float32 sums that XLA fuses in another way.
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert kept(params, remat) < share * kept(params, "none"), kept(params, remat) / kept(params, "none")
+
+
+def test_another_policy_is_refused(params):
+    with pytest.raises(InvalidInput, match=r"unknown remat 'block': expected one of none, blocks, dots. Did you mean 'blocks'"):
+        UNet(**SMALL, remat="block").apply(params, X, T)
