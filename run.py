@@ -6,18 +6,15 @@ import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NoReturn
 
-import jax
 from absl import app, flags, logging
-from jax.errors import JaxRuntimeError
 from ml_collections import config_flags
 
 from jax_ddpm import config as settings
 from jax_ddpm.commands import MODES
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.files import is_first_process
-from jax_ddpm.runtime import configure, join
+from jax_ddpm.runtime import configure, ended_at_once, join
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -74,32 +71,16 @@ def main(_: list[str]) -> None:
             raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
         config[mode].update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
-    join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, timeout=config.runtime.heartbeat)
-    devices = config.runtime.cpu_devices or config.mesh.data * config.mesh.fsdp
+    processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, timeout=config.runtime.heartbeat)
+    grid = max(config.mesh.data, 1) * config.mesh.fsdp if MODE.value in ("train", "data") else 1
+    devices = config.runtime.cpu_devices or (grid // processes if grid > 1 else 0)
     configure(devices, config.runtime.compilation_cache, config.train.batch_size)
     command = importlib.import_module(f"jax_ddpm.commands.{MODE.value}")
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if is_first_process() else nowhere):
         command.main(config, workdir)
 
 
-def end(message: str) -> NoReturn:
-    """Says why it ends. One of several processes does not wait for the others, which may wait for it."""
-    if not jax.distributed.is_initialized():
-        sys.exit(message)
-    print(message, file=sys.stderr, flush=True)
-    os._exit(1)
-
-
 if __name__ == "__main__":
     logging.set_verbosity(logging.ERROR)
-    try:
+    with ended_at_once():
         app.run(main, flags_parser=parse)
-    except (InvalidInput, flags.Error) as error:
-        end(f"error: {settings.explain(str(error))}")
-    except JaxRuntimeError as error:
-        if not jax.distributed.is_initialized():
-            raise
-        end(
-            f"error in process {jax.process_index()} of {jax.process_count()}: {str(error).splitlines()[0]}\n"
-            "If it has lost another one: start all of them again by the same command, and they go on from the last checkpoint"
-        )

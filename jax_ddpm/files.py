@@ -20,6 +20,11 @@ def wait_for_all(reason: str) -> None:
         multihost_utils.sync_global_devices(reason)
 
 
+def by_all(yes: bool) -> bool:
+    """Whether all processes say yes."""
+    return yes if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(yes)).all())
+
+
 def make_directory(path: Path) -> Path:
     """Makes a folder that every process then sees, and none saw before all had come here."""
     wait_for_all(f"to make {path}")

@@ -1,10 +1,19 @@
 """What JAX is told before it starts: the other processes, the devices of a CPU, and where compiled programs are kept."""
 
+import contextlib
 import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import jax
+from absl import flags
+from jax.errors import JaxRuntimeError
 
+from jax_ddpm.config import explain
 from jax_ddpm.errors import InvalidInput
 
 
@@ -26,7 +35,7 @@ def configure(cpu_devices: int, compilation_cache: str, batch_size: int) -> None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def join(coordinator: str | None, processes: int | None, process_id: int | None, *, timeout: int) -> None:
+def join(coordinator: str | None, processes: int | None, process_id: int | None, *, timeout: int) -> int:
     """Makes this one of the processes of a run: those that are given, or those that JAX finds itself, if there are any.
 
     JAX finds them on Cloud TPU, under SLURM and Open MPI, and in Kubernetes' jobs. Must come before anything touches a device.
@@ -36,8 +45,10 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None,
       processes: how many there are.
       process_id: which of them this one is, from 0 on.
       timeout: seconds after which one that has fallen silent is taken for dead, which ends the others.
+    Returns:
+      How many processes there are, where that was given; else 1, for to ask JAX would start the devices.
     Raises:
-      InvalidInput: not all three are given, or they do not fit together.
+      InvalidInput: not all three are given, they do not fit together, or the others are not to be reached.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -45,13 +56,57 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None,
         raise InvalidInput(f"{', '.join(missing)} not given: the three go together, {', '.join(given)}; or none, to run alone")
     if processes is not None and process_id is not None and not 0 <= process_id < processes:
         raise InvalidInput(f"--process_id={process_id} of --processes={processes}: expected one of 0..{processes - 1}")
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise InvalidInput(f"--coordinator={coordinator}: expected HOST:PORT, such as 10.0.0.1:9911")
+    if timeout <= 0:
+        raise InvalidInput(f"runtime.heartbeat={timeout}: expected seconds, such as 100")
     if missing and os.environ.get("SLURM_NTASKS") == "1":
-        return  # JAX would take one device for a task, of all that there are
+        return 1  # JAX would take one device for a task, of all that there are
     try:
-        jax.distributed.initialize(coordinator, processes, process_id, heartbeat_timeout_seconds=timeout)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process_id,
+            cluster_detection_method=None if missing else "deactivate",  # which would choose this one's devices too
+            heartbeat_timeout_seconds=timeout,
+        )
     except ValueError as error:
-        if not missing or "should be defined" not in str(error):  # which is how JAX says that it found nothing
+        if missing and "should be defined" in str(error):  # which is how JAX says that it found nothing
+            return 1
+        raise
+    except JaxRuntimeError as error:
+        raise InvalidInput(f"the processes did not come together: {str(error).splitlines()[0]}") from error
+    return processes or 1
+
+
+@contextlib.contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Within it, what ends the program is told in a line where it is a person's mistake.
+
+    One of several processes is ended without waiting for the others, which may be waiting for it.
+    """
+    try:
+        yield
+    except (InvalidInput, flags.Error) as error:
+        _end(f"error: {explain(str(error))}")
+    except JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
             raise
+        _end(
+            f"error: {str(error).splitlines()[0]}\nIf this process has lost another: start all again by the same command, "
+            "and they go on from the last checkpoint"
+        )
+    except (Exception, KeyboardInterrupt):
+        if not jax.distributed.is_initialized():
+            raise
+        _end(traceback.format_exc())
+
+
+def _end(message: str) -> NoReturn:
+    if not jax.distributed.is_initialized():
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def cache_directory(given: str = "") -> Path:

@@ -185,7 +185,7 @@ def _train(
                 max_skipped=train.max_skipped,
             )
         except NotFinite as error:
-            raise NotFinite(f"{error}\nThe last good checkpoint is that of step {checkpoints.latest_step}") from error
+            raise NotFinite(f"{error}\n{checkpoints.wait()}") from error
 
 
 def _compiled_step(config: ConfigDict, mesh: Mesh, like: TrainState) -> TrainStep:

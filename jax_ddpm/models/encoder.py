@@ -21,7 +21,7 @@ from jax_ddpm.models.layers import (
 )
 
 Block = TypeVar("Block", ResBlock, AttentionBlock)
-REMAT: dict[str, Callable[..., bool] | None] = {
+REMAT: dict[str, Callable[..., bool]] = {
     "none": jax.checkpoint_policies.everything_saveable,
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.checkpoint_dots,

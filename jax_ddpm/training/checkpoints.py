@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import grain
 import jax
 import orbax.checkpoint as ocp
+from jax.errors import JaxRuntimeError
 from orbax.checkpoint import checkpoint_managers
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import is_first_process, make_directory, wait_for_all
+from jax_ddpm.files import by_all, is_first_process, make_directory, wait_for_all
 from jax_ddpm.training.digest import digest
 from jax_ddpm.training.state import Params, TrainState
 
@@ -61,15 +62,24 @@ class Checkpoints:
         """
         if kind is not None and jax.process_count() > 1:
             return
-        with self._failed_writes_told():
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+        self.wait()
         self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
+
+    def wait(self) -> str:
+        """Waits until all is on disk, where no process has failed; says which one is the last."""
+        with self._failed_writes_told():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        return self._last_on_disk()
+
+    def _last_on_disk(self) -> str:
+        steps = [int(path.name) for path in self._manager.directory.iterdir() if path.name.isdecimal()]
+        return f"The last whole checkpoint is that of step {max(steps)}" if steps else "No checkpoint is whole yet"
 
     def save(self, state: TrainState, data: grain.DatasetIterator, config: dict[str, Any]) -> None:
         """Copies everything to the host and returns; writing goes on in the background.
@@ -82,19 +92,20 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
+        ema, rest, position = state.ema_params, state.replace(ema_params=None), data.get_state()
+        digests = {"state": digest(rest), "ema": digest(ema), "data": position}
         with self._failed_writes_told():
             self._manager.check_for_errors()
-        ema, rest = state.ema_params, state.replace(ema_params=None)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(rest),
-                ema=ocp.args.StandardSave(ema),
-                data=ocp.args.JsonSave(data.get_state()),
-                config=ocp.args.JsonSave(config),
-                digest=ocp.args.JsonSave({"state": digest(rest), "ema": digest(ema)}),
-            ),
-        )
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(rest),
+                    ema=ocp.args.StandardSave(ema),
+                    data=ocp.args.JsonSave(position),
+                    config=ocp.args.JsonSave(config),
+                    digest=ocp.args.JsonSave(digests),
+                ),
+            )
 
     def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
         """The newest checkpoint that is not damaged; newer ones, which are, are put aside, and told.
@@ -119,23 +130,31 @@ class Checkpoints:
         return self._newest(lambda step: self._read(step, ema=ocp.args.StandardRestore(like))["ema"])
 
     def _read(self, step: int, **items: Any) -> dict[str, Any]:
-        """What a checkpoint holds, by name; raises Damaged where it is not what was written."""
+        """What a checkpoint holds, by name; raises Damaged where it cannot be read, or is not what was written."""
         if (self._manager.directory / str(step) / "digest").exists():  # which checkpoints of old do not have
             items["digest"] = ocp.args.JsonRestore()
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        found, why = {}, ""
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (JaxRuntimeError, MemoryError, PermissionError):
+            raise  # it may be whole
+        except Exception as error:  # each of Orbax' parts has another one for what it cannot read
+            why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        if not by_all(not why):
+            raise Damaged(why or "another process cannot read it")
         for name, expected in (found.get("digest") or {}).items():
-            if name in items and digest(found[name]) != expected:
+            if name in items and (found[name] if name == "data" else digest(found[name])) != expected:
                 raise Damaged(f"its {name!r} is not what was written")
         return found
 
     def _newest(self, read: Callable[[int], Found]) -> tuple[Found, int]:
-        """What `read` finds in the newest checkpoint in which it finds anything, and the step."""
+        """What `read` finds in the newest checkpoint that is not damaged, and the step."""
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = read(step)
-            except Exception as error:  # each of Orbax' parts has another one for what it cannot read
-                damaged[step] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            except Damaged as error:
+                damaged[step] = str(error)
                 continue
             for number, why in damaged.items():
                 print(f"the checkpoint of step {number} is damaged and left out ({why})", flush=True)
@@ -150,10 +169,10 @@ class Checkpoints:
         """Moves a damaged checkpoint out of the way, for its step will come again."""
         if self._read_only:
             return
-        place = self._manager.directory.parent / "damaged_checkpoints" / str(step)
-        make_directory(Path(place.parent))
+        aside = make_directory(Path(self._manager.directory.parent / "damaged_checkpoints"))
         if is_first_process():
-            (self._manager.directory / str(step)).rename(place)
+            number = len(list(aside.glob(f"{step}_*"))) + 1  # its step may have been damaged before
+            (self._manager.directory / str(step)).rename(aside / f"{step}_{number}")
         wait_for_all(f"step {step} is put aside")
         self._manager.reload()
 
@@ -162,10 +181,12 @@ class Checkpoints:
         """Within it, what Orbax raises of a write in the background, such as on a full disk, is an InvalidInput."""
         try:
             yield
+        except JaxRuntimeError:
+            raise  # of a process that is gone, not of the disk
         except (OSError, ValueError, RuntimeError) as error:
             raise InvalidInput(
                 f"a checkpoint could not be written into {self._manager.directory}: {str(error).splitlines()[0]}\n"
-                f"The last one that is whole is that of step {self.latest_step}. Make room, and go on by the same command"
+                f"{self._last_on_disk()}. Make room, and go on by the same command"
             ) from error
 
 

@@ -42,8 +42,8 @@ MakeStep = Callable[[Layout], Callable[..., Any]]
 def by_jit(make_step: MakeStep, mesh: Mesh, state: Any, batch: Any) -> Callable[..., Any]:
     """The step compiled for a mesh; the state that it is given is used up.
 
-    Where the state is split, the parameters are gathered as they are used, and each device updates its part: XLA then sums the
-    gradient and splits it (Rajbhandari et al. 2020, stage 3).
+    Where the state is split, the parameters are gathered as they are used, the gradient is summed, and each device updates its
+    part of the state.
 
     Args:
       state, batch: trees of jax.ShapeDtypeStruct with shardings.

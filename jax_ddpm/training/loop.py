@@ -100,9 +100,10 @@ class Skipped:
         """Counts a step, and says so; raises NotFinite where there have been too many in a row."""
         self.in_a_row += 1
         self._since += 1
-        found = (
-            f"step {step} is skipped: the loss is {metrics['loss']:.4g}, the norm of its gradient {metrics['grad_norm']:.4g}"
-        )
+        loss, norm = metrics["loss"], metrics["grad_norm"]
+        found = f"step {step} is skipped: the loss is {loss:.4g}, the norm of its gradient {norm:.4g}"
+        if np.isfinite(loss) and np.isfinite(norm):
+            found += ", and that of its update no number"
         if self.in_a_row >= self._most:
             raise NotFinite(
                 f"{found}, as {self.in_a_row} times in a row (train.max_skipped). "
@@ -175,6 +176,8 @@ def run(
         try:
             batch = next(batches)
         except DamagedImage as error:
+            if stop.several:
+                raise  # the others have read theirs, and would wait for this one at the next save
             stop.damage = error
             break
         state, metrics = train_step(state, batch)
@@ -188,7 +191,9 @@ def run(
             window.clear()
         for each in periodic:
             if each.every and step % each.every == 0 and not stop.signal_number:
-                settle(0)  # so that nothing is made of a state that has gone wrong
+                settle(0)
+                if skipped.in_a_row:
+                    continue  # the state may be why, and is not to take the place of a good one
                 with progress.paused():
                     each.act(state)
     settle(0)

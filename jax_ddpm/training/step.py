@@ -113,7 +113,7 @@ def make_train_step(
             "timestep_history": remember(state.timestep_history, prepared.t, losses.values),
         }
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
         before = {name: getattr(state, name) for name in learned}
         state = state.replace(step=state.step + 1, **jax.tree.map(partial(jnp.where, finite), learned, before))
         metrics: Metrics = {"loss": loss, "grad_norm": grad_norm, SKIPPED: ~finite}

@@ -100,6 +100,7 @@ def test_stopped_together_and_killed_apart_it_goes_on_exactly(tmp_path):
     ("flags", "error"),
     [
         (["--processes=2"], "--coordinator, --process_id not given: the three go together"),
+        (["--coordinator=me", "--processes=2", "--process_id=0"], "--coordinator=me: expected HOST:PORT"),
         (
             ["--coordinator=127.0.0.1:1", "--processes=2", "--process_id=2"],
             "--process_id=2 of --processes=2: expected one of 0..1",

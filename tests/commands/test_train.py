@@ -121,14 +121,15 @@ def test_a_run_that_never_saved_may_begin_anew_as_another(tmp_path):
 
 
 def test_losses_that_are_no_numbers_are_left_out_and_many_of_them_stop_the_run(tmp_path, capsys):
-    config = make_tiny_config(steps=40, learning_rate=1e30, clip_norm=0.0, warmup_steps=0, checkpoint_every=1, max_skipped=4)
+    config = make_tiny_config(steps=40, learning_rate=1e15, clip_norm=0.0, warmup_steps=0, checkpoint_every=1, max_skipped=4)
     config.train.update(log_every=1, sample_every=0)
-    with pytest.raises(InvalidInput, match=r"4 times in a row .*\nThe last good checkpoint is that of step \d+") as error:
+    with pytest.raises(InvalidInput, match=r"4 times in a row .*\nThe last whole checkpoint is that of step \d+") as error:
         train.main(config, tmp_path)
     last = int(str(error.value).split()[-1])
     skipped = [int(step) for step in re.findall(r"step (\d+) is skipped: the loss is (?:nan|inf)", capsys.readouterr().out)]
     assert skipped == list(range(skipped[0], skipped[0] + 3)), "the fourth is in the message"
     assert [row["step"] for row in read_metrics(tmp_path) if row.get("skipped")] == skipped
+    assert last == skipped[0] - 1, "nothing is saved of a state whose losses are skipped"
     state, _ = last_state(tmp_path)
     assert int(state.step) == last
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.opt_state)))

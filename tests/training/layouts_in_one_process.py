@@ -14,6 +14,7 @@ from jax_ddpm.training.sharding import abstract, gathered, make_mesh, split_batc
 from tests.commands.conftest import make_tiny_config
 
 STEPS = 20
+ASKED = r"= (.*?) (all-[a-z-]+?|reduce-scatter|collective-[a-z]+)(?:-start)?\("  # a line of HLO
 LAYOUTS = {  # name: (how, data, fsdp, rules)
     "1": ("jit", 1, 1, ()),
     "2": ("jit", 2, 1, ()),
@@ -47,9 +48,7 @@ def run(how, data, fsdp, rules):
             assert leaf.sharding == expected.sharding
         state = gathered(state, mesh)
     params = [np.ravel(leaf) for leaf in jax.tree.leaves((state.params, state.ema_params))]
-    asked = (
-        re.findall(r"= (.*?) (all-\w+|reduce-scatter|collective-permute)(?:-start)?\(", step.as_text()) if how == "jit" else []
-    )
+    asked = re.findall(ASKED, step.as_text()) if how == "jit" else []
     return {"losses": losses, "params": np.concatenate(params), "asked": [f"{what} {shape}" for shape, what in asked]}
 
 

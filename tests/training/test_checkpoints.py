@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_it_used(damage, ite
         chex.assert_trees_all_equal(plain(state), plain(make_state(1, seed=1)))
         assert data.get_state() == {"next_index": 1}
         checkpoints.save(make_state(2, seed=5), data, CONFIG)
-    assert (tmp_path / "damaged_checkpoints/2").is_dir(), "it may be looked at"
+    assert (tmp_path / "damaged_checkpoints/2_1").is_dir(), "it may be looked at"
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         chex.assert_trees_all_equal(checkpoints.restore_ema(like.ema_params), (make_state(2, seed=5).ema_params, 2))
 
@@ -179,7 +179,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path):
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     assert "a checkpoint could not be written into" in done.stdout, done.stderr
-    assert "The last one that is whole is that of step 1" in done.stdout
+    assert "The last whole checkpoint is that of step 1" in done.stdout
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         like = abstract(make_state(), replicated(make_mesh()))
         chex.assert_trees_all_equal(checkpoints.restore_ema(like.ema_params), (make_state(1, seed=1).ema_params, 1))
