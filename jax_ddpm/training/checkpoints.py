@@ -62,7 +62,7 @@ class Checkpoints:
         """
         if kind is not None and jax.process_count() > 1:
             return
-        self.wait()
+        self._finish_writing()
         self._manager.close()
 
     @property
@@ -72,10 +72,13 @@ class Checkpoints:
 
     def wait(self) -> str:
         """Waits until all is on disk, where no process has failed; says which one is the last."""
+        self._finish_writing()
+        return self._last_on_disk()
+
+    def _finish_writing(self) -> None:
         with self._failed_writes_told():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        return self._last_on_disk()
 
     def _last_on_disk(self) -> str:
         steps = [int(path.name) for path in self._manager.directory.iterdir() if path.name.isdecimal()]
