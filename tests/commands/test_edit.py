@@ -55,7 +55,8 @@ def untrained(tmp_path_factory):
     write_config(config, workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         data = make_batches(config, make_source(config))
-        state = train._first_or_restored_state(config, make_mesh(), checkpoints, data)
+        mesh = make_mesh()
+        state = train._first_or_restored_state(config, mesh, train._abstract_state(config, mesh), checkpoints, data)
         checkpoints.save(state.replace(ema_params=stirred(state.ema_params)), data, to_dict(config))
     return workdir
 
