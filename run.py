@@ -2,9 +2,6 @@
 
 import importlib
 import itertools
-import os
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -13,8 +10,7 @@ from ml_collections import config_flags
 from jax_ddpm import config as settings
 from jax_ddpm.commands import MODES
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.files import is_first_process
-from jax_ddpm.runtime import configure, ended_at_once, join
+from jax_ddpm.runtime import configure, devices_of_cpu, ended_at_once, join, only_first_process_prints
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -71,13 +67,12 @@ def main(_: list[str]) -> None:
             raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
         config[mode].update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
-    processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, timeout=config.runtime.heartbeat)
-    grid = max(config.mesh.data, 1) * config.mesh.fsdp if MODE.value in ("train", "data") else 1
-    devices = config.runtime.cpu_devices or (grid // processes if grid > 1 else 0)
+    together = {"timeout": config.runtime.heartbeat, "stop_together": MODE.value == "train"}
+    processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, **together)
+    devices = devices_of_cpu(config, MODE.value, processes)
     configure(devices, config.runtime.compilation_cache, config.train.batch_size)
-    command = importlib.import_module(f"jax_ddpm.commands.{MODE.value}")
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if is_first_process() else nowhere):
-        command.main(config, workdir)
+    with only_first_process_prints():
+        importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)
 
 
 if __name__ == "__main__":

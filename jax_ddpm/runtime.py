@@ -6,15 +6,18 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
 import jax
 from absl import flags
 from jax.errors import JaxRuntimeError
+from ml_collections import ConfigDict
 
 from jax_ddpm.config import explain
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.files import is_first_process
 
 
 def configure(cpu_devices: int, compilation_cache: str, batch_size: int) -> None:
@@ -35,7 +38,15 @@ def configure(cpu_devices: int, compilation_cache: str, batch_size: int) -> None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def join(coordinator: str | None, processes: int | None, process_id: int | None, *, timeout: int) -> int:
+def devices_of_cpu(config: ConfigDict, mode: str, processes: int) -> int:
+    """How many devices each process makes of its CPU, see `configure`: those of the config, or its share of the mesh."""
+    grid = max(config.mesh.data, 1) * config.mesh.fsdp if mode in ("train", "data") else 1
+    return config.runtime.cpu_devices or (grid // processes if grid > 1 else 0)
+
+
+def join(
+    coordinator: str | None, processes: int | None, process_id: int | None, *, timeout: int, stop_together: bool = True
+) -> int:
     """Makes this one of the processes of a run: those that are given, or those that JAX finds itself, if there are any.
 
     JAX finds them on Cloud TPU, under SLURM and Open MPI, and in Kubernetes' jobs. Must come before anything touches a device.
@@ -45,6 +56,7 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None,
       processes: how many there are.
       process_id: which of them this one is, from 0 on.
       timeout: seconds after which one that has fallen silent is taken for dead, which ends the others.
+      stop_together: whether SIGTERM in one is made known to all, for a program that asks for it; else it ends that one.
     Returns:
       How many processes there are, where that was given; else 1, for to ask JAX would start the devices.
     Raises:
@@ -62,6 +74,7 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None,
         raise InvalidInput(f"runtime.heartbeat={timeout}: expected seconds, such as 100")
     if missing and os.environ.get("SLURM_NTASKS") == "1":
         return 1  # JAX would take one device for a task, of all that there are
+    jax.config.update("jax_enable_preemption_service", stop_together)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -77,6 +90,13 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None,
     except JaxRuntimeError as error:
         raise InvalidInput(f"the processes did not come together: {str(error).splitlines()[0]}") from error
     return processes or 1
+
+
+@contextlib.contextmanager
+def only_first_process_prints() -> Iterator[None]:
+    """Within it, what the others print is dropped; not what they say of errors."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if is_first_process() else nowhere):
+        yield
 
 
 @contextlib.contextmanager

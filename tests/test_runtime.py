@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from jax_ddpm import runtime
+from jax_ddpm.config import default_config
 from jax_ddpm.errors import InvalidInput
 from tests.commands.conftest import ROOT
 
@@ -32,6 +33,17 @@ def test_the_cache_is_where_one_says(monkeypatch, tmp_path):
 def test_a_negative_number_of_devices():
     with pytest.raises(InvalidInput, match=r"cpu_devices=-1: expected 0"):
         runtime.configure(-1, "", 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "data", "fsdp", "devices"),
+    [("train", 0, 4, 2, 4), ("train", 0, 0, 4, 2), ("train", 0, 0, 1, 0), ("train", 3, 4, 2, 3), ("sample", 0, 4, 2, 0)],
+)
+def test_two_processes_make_the_devices_of_the_mesh(mode, given, data, fsdp, devices):
+    config = default_config()
+    config.runtime.cpu_devices = given
+    config.mesh.update(data=data, fsdp=fsdp)
+    assert runtime.devices_of_cpu(config, mode, processes=2) == devices
 
 
 def test_devices_and_cache_are_there_in_a_new_process(tmp_path):

@@ -34,8 +34,9 @@ from jax_ddpm.trained import open_start
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.layouts import PARALLEL, check_pmap
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
-from jax_ddpm.training.loop import NotFinite, Periodic, StopRequest, run, stop_on_signals
+from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
 from jax_ddpm.training.profiling import traced
+from jax_ddpm.training.readings import NotFinite
 from jax_ddpm.training.sharding import abstract, check_batch, gathered, make_mesh, split_batch, split_state
 from jax_ddpm.training.state import TrainState, create_state
 from jax_ddpm.training.step import TrainStep

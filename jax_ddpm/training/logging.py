@@ -71,9 +71,8 @@ class Progress:
         self._batch_size = batch_size
         self._total = total
         self._mark = (start, time.perf_counter())
-        self._bar = tqdm(
-            initial=start, total=total, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not sys.stderr.isatty()
-        )
+        hidden = not (sys.stderr.isatty() and is_first_process())
+        self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, smoothing=0.05, disable=hidden)
 
     def __enter__(self) -> "Progress":
         """Itself."""

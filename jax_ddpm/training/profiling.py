@@ -43,6 +43,8 @@ def traced(step: TrainStep, directory: Path, *, start: int, steps: int) -> Itera
 
     try:
         yield with_trace
+        if (taken := next(calls) - 1) < start and steps:
+            print(f"no trace: profile.start={start}, and {taken} steps were taken", flush=True)
     finally:
         if running:
             stop()

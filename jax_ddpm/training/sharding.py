@@ -60,17 +60,25 @@ def split_state(like: Any, mesh: Mesh, rules: Sequence[str] = ()) -> Any:
     Returns:
       A tree of NamedSharding.
     Raises:
-      InvalidInput: a rule that is none, or an axis that is not there or does not divide.
+      InvalidInput: a rule that is none or whose pattern is found nowhere, or an axis that is not there or does not divide.
     """
     compiled = [_rule(text) for text in rules]
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+    for text, (pattern, _) in zip(rules, compiled, strict=True):
+        if not any(map(pattern.search, names)):
+            raise InvalidInput(f"mesh.rules: {text!r} fits nothing in the state, where there is {', '.join(names[:3])}, ...")
 
     def lay(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = _name(path)
         usual = LARGEST if leaf.size >= _WORTH_SPLITTING else WHOLE
         how = next((how for pattern, how in compiled if pattern.search(name)), usual)
         return NamedSharding(mesh, _spec(name, leaf.shape, how, mesh.shape[FSDP_AXIS]))
 
     return jax.tree_util.tree_map_with_path(lay, like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _rule(text: str) -> tuple[re.Pattern[str], str]:

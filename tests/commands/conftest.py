@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def make_tiny_config(**train_settings: object) -> ConfigDict:
     config = digits.get_config()
     config.diffusion.steps = 8
-    config.model.update(channels=8, groups=4, attention_resolutions=())
+    config.model.update(channels=8, multipliers=(1,), groups=4, attention_resolutions=())
     config.train.update(steps=6, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, keep_last=2)
     config.train.update(sample_every=3, sample_count=7)
     config.train.update(**train_settings)
@@ -32,7 +32,7 @@ def make_tiny_config(**train_settings: object) -> ConfigDict:
 def make_tiny_classifier_config(**train_settings: object) -> ConfigDict:
     config = digits_classifier.get_config()
     config.diffusion.steps = 8
-    config.model.update(channels=8, groups=4, attention_resolutions=())
+    config.model.update(channels=8, multipliers=(1,), groups=4, attention_resolutions=())
     config.train.update(steps=6, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, keep_last=2)
     config.train.update(**train_settings)
     return config

@@ -18,7 +18,7 @@ from tests.commands.conftest import ROOT, last_state, tiny_flags
 from tests.conftest import COMPILATION_CACHE
 
 STEPS = 120
-SETTINGS = {"train.steps": STEPS, "train.log_every": 1, "train.checkpoint_every": 5, "train.sample_every": 40}
+SETTINGS = {"train.steps": STEPS, "train.log_every": 1, "train.checkpoint_every": 10, "train.sample_every": 40}
 SETTINGS |= {"diffusion.timesteps": "second_moment"}  # so that its history has to come back too
 
 # Runs run.py, but dies by SIGKILL at the n-th time that Python makes, opens, renames or removes a file of a checkpoint.
@@ -87,10 +87,10 @@ def unbroken(tmp_path_factory):
     return workdir
 
 
-def test_killed_at_five_random_moments(unbroken, tmp_path):
+def test_killed_at_random_moments(unbroken, tmp_path):
     workdir = tmp_path / "run"
     draw = random.Random(0)
-    for milestone in sorted(draw.sample(range(5, STEPS - 20), 5)):
+    for milestone in sorted(draw.sample(range(5, STEPS - 20), 3)):
         process = start(command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for_step(workdir, milestone, process)
         time.sleep(draw.uniform(0, 0.03))
@@ -104,12 +104,12 @@ def test_killed_at_five_random_moments(unbroken, tmp_path):
 def test_killed_while_writing_checkpoints(unbroken, tmp_path):
     workdir = tmp_path / "run"
     cut_short = 0
-    for operation in (20, 40, 55, 72, 91):
+    for operation in (20, 40, 60, 80):
         process = start(["-c", DIE_IN_CHECKPOINT, str(operation), *command(workdir)[1:]], stdout=subprocess.PIPE)
         process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL
         cut_short += bool(unfinished(workdir))
-    assert cut_short >= 3, "most deaths came in the middle of a checkpoint"
+    assert cut_short >= 2, "most deaths came in the middle of a checkpoint"
     finish(command(workdir))
     assert not unfinished(workdir), "what was cut short is cleared away"
     assert_same_end(workdir, unbroken)

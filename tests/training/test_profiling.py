@@ -33,3 +33,9 @@ def test_none_asked_for_leaves_nothing(tmp_path):
     with traced(lambda state, batch: (state, {}), tmp_path / "profile", start=1, steps=0) as step:
         step(0, 0)
     assert not (tmp_path / "profile").exists()
+
+
+def test_a_trace_that_the_run_ended_before_is_told(tmp_path, capsys):
+    with traced(lambda state, batch: (state, {}), tmp_path / "profile", start=3, steps=2) as step:
+        step(0, 0)
+    assert "no trace: profile.start=3, and 1 steps were taken" in capsys.readouterr().out

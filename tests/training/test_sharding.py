@@ -72,6 +72,13 @@ def test_a_rule_that_is_none(rule):
         specs((rule,))
 
 
+def test_a_rule_that_fits_nothing():
+    with pytest.raises(
+        InvalidInput, match=r"mesh.rules: 'label=whole' fits nothing in the state, where there is params/conv/bias, "
+    ):
+        specs(("kernel=whole", "label=whole"))
+
+
 def test_an_axis_that_cannot_be_split():
     with pytest.raises(
         InvalidInput, match=r"axis 0 of params/conv/kernel \[3, 3, 64, 32\] .* mesh.fsdp=2. Expected 2, 3, whole"
