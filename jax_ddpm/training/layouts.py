@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.sharding import DATA_AXIS, FSDP_AXIS, replicated
@@ -49,11 +49,25 @@ def by_jit(make_step: MakeStep, mesh: Mesh, state: Any, batch: Any) -> Callable[
       state, batch: trees of jax.ShapeDtypeStruct with shardings.
     """
     whole = replicated(mesh)
-    split = mesh.shape[FSDP_AXIS] > 1
-    layout = Layout(params=partial(jax.lax.with_sharding_constraint, shardings=whole)) if split else WHOLE_BATCH
     in_shardings = jax.tree.map(lambda like: like.sharding, (state, batch))
+    split = mesh.shape[FSDP_AXIS] > 1
+    layout = Layout(params=_gathered_for_use(in_shardings[0].params, whole)) if split else WHOLE_BATCH
     step = jax.jit(make_step(layout), in_shardings=in_shardings, out_shardings=(in_shardings[0], whole), donate_argnums=0)
     return step.lower(state, batch).compile()
+
+
+def _gathered_for_use(split: Any, whole: NamedSharding) -> Callable[[Any], Any]:
+    """Parameters as they lie -> whole; their gradient, summed over the devices, as they lie."""
+
+    @jax.custom_vjp
+    def gather(params: Any) -> Any:
+        return jax.lax.with_sharding_constraint(params, whole)
+
+    def backward(_: None, grads: Any) -> tuple[Any]:
+        return (jax.lax.with_sharding_constraint(grads, split),)
+
+    gather.defvjp(lambda params: (gather(params), None), backward)
+    return gather
 
 
 def by_pmap(make_step: MakeStep, mesh: Mesh, state: Any, batch: Any) -> Callable[..., Any]:
