@@ -368,7 +368,7 @@ def test_a_name_that_is_too_long_ends_in_a_hash(name, tmp_path):
         (tmp_path / each).mkdir()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_every_name_fits(classifier, images):
     found = folder_name(tiny(guidance={"classifier": classifier}, edit={"images": images}), 6, 1, "edit")

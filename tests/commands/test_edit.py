@@ -162,7 +162,7 @@ def test_interpolation_begins_and_ends_with_what_encoding_alone_makes_of_the_ima
 
 def test_what_is_encoded_and_decoded_comes_back_the_better_the_more_steps_there_are(trained):
     config, mesh = read_config(trained), make_mesh()
-    params = stirred(open_run(config, trained, mesh)[0], scale=0.01)
+    params = stirred(open_run(config, trained, mesh)[0], scale=0.001)
     config.diffusion.steps = 1000
     images = np.stack([digits("test")[number]["image"] for number in range(4)]) / np.float32(127.5) - np.float32(1)
 
@@ -173,9 +173,9 @@ def test_what_is_encoded_and_decoded_comes_back_the_better_the_more_steps_there_
         )
         return np.sqrt(np.mean((made["result"] - images) ** 2))
 
-    coarse, fine = error(10), error(100)
+    coarse, fine = error(100), error(500)
     assert coarse > 0.01
-    assert fine < coarse / 2  # ten times less where steps are small, which those of an untrained network need more of
+    assert fine < coarse / 3  # a fifth, where steps are small
 
 
 def test_where_little_of_the_chain_is_run_little_is_changed(edited):

@@ -256,6 +256,7 @@ def test_the_average_of_a_classifier_is_its_parameters(trained_classifier):
 def test_a_classifier_learns(tmp_path):
     config = make_tiny_classifier_config(steps=80, batch_size=64, learning_rate=5e-3, log_every=40, checkpoint_every=100)
     config.diffusion.steps = 100
+    config.model.multipliers = (1, 2)
     train.main(config, tmp_path)
     first, last = read_metrics(tmp_path)
     assert last["loss"] < first["loss"]

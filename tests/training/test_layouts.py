@@ -16,42 +16,46 @@ from tests.training.layouts_in_one_process import LAYOUTS, STEPS
 BATCH, SMALLEST_ACTIVATION = 8, 8 * 8 * 4
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """By layout and name, what twenty steps come to."""
-    path = tmp_path_factory.mktemp("layouts") / "found.npz"
+def test_a_run_is_the_same_however_batch_and_state_lie(tmp_path):
+    found = twenty_steps_of_each(tmp_path / "found.npz")
+    for layout in LAYOUTS:
+        same_as_on_one_device(layout, found)
+    assert not len(found["1 asked"]), "one device asks for nothing"
+    for layout in ("2", "4", "8"):
+        one_sum_is_asked_for(layout, found)
+    for layout in ("fsdp 8", "2×2", "4×2"):
+        parameters_and_sums_alone_are_asked_for(layout, found)
+
+
+def twenty_steps_of_each(path):
+    """By layout and name, what they come to."""
     command = [sys.executable, "-m", "tests.training.layouts_in_one_process", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return np.load(path)
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "1"])
-def test_the_same_losses_and_parameters_as_on_one_device(layout, found):
+def same_as_on_one_device(layout, found):
     losses, params = found[f"{layout} losses"], found[f"{layout} params"]
     assert len(losses) == STEPS
     # Sums of float32 in another order: some units in the last place (1.2e-7 of 1) of each step's gradient, over twenty steps.
-    np.testing.assert_allclose(losses, found["1 losses"], rtol=2e-6)
-    np.testing.assert_allclose(params, found["1 params"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses, found["1 losses"], rtol=2e-6, err_msg=layout)
+    np.testing.assert_allclose(params, found["1 params"], rtol=1e-5, atol=1e-5, err_msg=layout)
     assert np.abs(params - params[0]).max() > 0.1, "they are numbers of a network"
 
 
-@pytest.mark.parametrize("layout", ["2", "4", "8"])
-def test_with_a_whole_state_the_devices_ask_for_one_sum(layout, found):
-    asked = [
-        each for each in found[f"{layout} asked"] if max(_sizes(each)) > 2 * BATCH
-    ]  # beside the times and losses of the batch
-    assert len(asked) == 1
-    assert asked[0].startswith("all-reduce ")
-    assert sum(_sizes(asked[0])) <= found["1 params"].size / 2 + 1, "the gradient and the loss"
+def one_sum_is_asked_for(layout, found):
+    beside_times_and_losses = [each for each in found[f"{layout} asked"] if max(_sizes(each)) > 2 * BATCH]
+    assert len(beside_times_and_losses) == 1, layout
+    assert beside_times_and_losses[0].startswith("all-reduce ")
+    assert sum(_sizes(beside_times_and_losses[0])) <= found["1 params"].size / 2 + 1, "the gradient and the loss"
 
 
-@pytest.mark.parametrize("layout", ["fsdp 8", "2×2", "4×2"])
-def test_with_a_split_state_they_ask_for_parameters_and_sums_alone(layout, found):
+def parameters_and_sums_alone_are_asked_for(layout, found):
     asked = list(found[f"{layout} asked"])
     assert sum(each.startswith("all-gather") for each in asked) > 5
     for each in asked:
-        assert each.startswith("all-reduce (") or max(_sizes(each)) < BATCH * SMALLEST_ACTIVATION, each
+        assert each.startswith("all-reduce (") or max(_sizes(each)) < BATCH * SMALLEST_ACTIVATION, (layout, each)
 
 
 def _sizes(asked):
@@ -64,10 +68,6 @@ def test_pmap_keeps_the_state_whole():
     check_pmap(make_mesh())
     with pytest.raises(InvalidInput, match=r"parallel=pmap with mesh.fsdp=2 and 1 process\(es\).*Expected train.parallel=jit"):
         check_pmap(make_mesh(fsdp=2))
-
-
-def test_nothing_is_asked_on_one_device(found):
-    assert not len(found["1 asked"])
 
 
 def test_the_devices_here_are_virtual():
