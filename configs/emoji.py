@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         label_dropout=0.1,
     )
     config.train.update(
-        steps=5500,
+        steps=4000,
         batch_size=64,
         learning_rate=1e-3,
         warmup_steps=200,
