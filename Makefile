@@ -2,6 +2,7 @@
 # make test   runs the tests
 # make lint   runs the linter and the type checker
 # make parity compares the samplers, step by step, with diffusers' schedulers, and reads sets that other libraries wrote
+# make plan   compiles the train step for pods of TPU v5e, on any machine, and says what training would take; an hour or more
 # make soak   ends a run of two processes 200 times, at random, and checks that nothing is lost; about an hour on two cores
 # make docs   builds the documentation into site/; a broken link or a missing docstring is an error
 # make data   gets Fashion-MNIST and emoji as packages of Debian and npm, into data/
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PARITY := .venv-parity/bin
 
-.PHONY: demo test lint docs parity soak data lock
+.PHONY: demo test lint docs parity plan soak data lock
 
 demo: .venv/installed
 	$(BIN)/python run.py --mode demo --config configs/digits.py --workdir runs/demo
@@ -29,6 +30,20 @@ docs: .venv/installed
 
 parity: .venv-parity/installed
 	$(PARITY)/python -m pytest parity -n 2 --dist worksteal
+
+# At one number of images a chip, so that what a chip does can be compared; see docs/scaling.md.
+plan: .venv/installed .libtpu/installed
+	for planned in cifar:2x4:512 cifar:16x16:16384 imagenet64_improved:2x4:128 imagenet64_improved:16x16:4096; do \
+		set -- `echo $$planned | tr : ' '`; \
+		TPU_LIBRARY_PATH=.libtpu/libtpu/libtpu.so $(BIN)/python run.py --mode plan --config configs/$$1.py --topology v5e:$$2 \
+			--config.train.batch_size=$$3 --workdir runs/plan_$$1_v5e_$$2 || exit 1; \
+	done
+
+# The compiler for TPUs that fits the JAX that is installed; beside .venv, where every start of JAX would have it complain.
+.libtpu/installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --upgrade --target .libtpu --no-deps \
+		"`$(BIN)/python -c 'from jax_ddpm.training.topologies import libtpu_requirement as named; print(named())'`"
+	touch $@
 
 soak: .venv/installed
 	$(BIN)/python -m tests.commands.soak --kills=200

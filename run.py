@@ -25,9 +25,14 @@ OUT = flags.DEFINE_string("out", None, "For --mode export_weights: the folder to
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes. Left out: found by JAX.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this command together.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0 on.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "For --mode plan: v5e:16x16 (also v4, v5p, v6e), gpu:8xH100 or cpu:8.")
 MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, white where the images are to be drawn anew.")
 
-OWN_FLAGS = {"edit": (TASK, IMAGES, MASK), "export_weights": (OUT,)}  # each kept as the setting of its name
+OWN_FLAGS = {
+    "edit": (TASK, IMAGES, MASK),
+    "export_weights": (OUT,),
+    "plan": (TOPOLOGY,),
+}  # each kept as the setting of its name
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -69,8 +74,7 @@ def main(_: list[str]) -> None:
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
     together = {"timeout": config.runtime.heartbeat, "stop_together": MODE.value == "train"}
     processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, **together)
-    devices = devices_of_cpu(config, MODE.value, processes)
-    configure(devices, config.runtime.compilation_cache, config.train.batch_size)
+    configure(devices_of_cpu(config, MODE.value, processes), config.runtime.compilation_cache, config.train.batch_size)
     with only_first_process_prints():
         importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)
 

@@ -162,6 +162,9 @@ def default_config() -> ConfigDict:
     export.out = ""  # the folder that --mode export_weights writes
     export.dtype = "float32"  # what the weights are stored in: float32, bfloat16 (half the room, 8 bits of each number)
 
+    config.plan = plan = ConfigDict()
+    plan.topology = ""  # the devices that --mode plan plans for: v5e:16x16, v5p:2x2x4, gpu:8xH100, cpu:8
+
     config.profile = profile = ConfigDict()
     profile.start = 10  # the first step after the start of the command that is traced; the first ones wait for the compiler
     profile.steps = 0  # how many are, into WORKDIR/profile/; 0: none

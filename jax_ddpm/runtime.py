@@ -39,7 +39,12 @@ def configure(cpu_devices: int, compilation_cache: str, batch_size: int) -> None
 
 
 def devices_of_cpu(config: ConfigDict, mode: str, processes: int) -> int:
-    """How many devices each process makes of its CPU, see `configure`: those of the config, or its share of the mesh."""
+    """How many devices each process makes of its CPU, see `configure`: those of the config, or its share of the mesh.
+
+    In a plan for GPUs or a CPU they stand for the devices that its topology names, such as gpu:8xH100.
+    """
+    if mode == "plan" and (named := re.match(r"[cg]pu:([1-9]\d*)", config.plan.topology)):
+        return int(named[1])
     grid = max(config.mesh.data, 1) * config.mesh.fsdp if mode in ("train", "data") else 1
     return config.runtime.cpu_devices or (grid // processes if grid > 1 else 0)
 

@@ -55,3 +55,10 @@ def test_devices_and_cache_are_there_in_a_new_process(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "3"
     assert any(tmp_path.iterdir()), "what was compiled is kept"
+
+
+@pytest.mark.parametrize(("topology", "devices"), [("cpu:8", 8), ("gpu:16xH100", 16), ("v5e:16x16", 0), ("cpu:none", 0)])
+def test_a_plan_makes_the_devices_that_it_names(topology, devices):
+    config = default_config()
+    config.plan.topology = topology
+    assert runtime.devices_of_cpu(config, "plan", processes=1) == devices

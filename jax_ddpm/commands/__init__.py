@@ -8,5 +8,6 @@ MODES = {
     "demo": "train configs/digits.py, draw digits and have a classifier judge them",
     "export_weights": "keep the averaged weights of a trained run, and its settings, in a small folder of their own: see --out",
     "describe": "print the network, the schedule and the data, and train nothing",
+    "plan": "say what training would take on devices that are not here, and whether it fits them: see --topology",
     "data": "show what the data holds: shapes, classes, damaged images, a contact sheet; and how fast it is read",
 }

@@ -1,6 +1,5 @@
 """--mode describe: what a config stands for, without training anything."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jax_ddpm.config import FILE_NAME as CONFIG_FILE
 from jax_ddpm.data.reading import readable
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.runtime import cache_directory
+from jax_ddpm.step_program import forward_flops
 from jax_ddpm.training.logging import FILE_NAME as METRICS_FILE
 
 
@@ -31,14 +31,14 @@ def describe_network(config: ConfigDict) -> list[str]:
     network, shape, inputs = experiment.make_network(config), experiment.image_shape(config), experiment.example_inputs(config)
     variables = jax.eval_shape(network.init, jax.random.key(0), **inputs)
     outputs = _output_shapes(network, variables, inputs)
-    cost = jax.jit(network.apply).lower(variables, **inputs).cost_analysis() or {}
+    flops = forward_flops(network, variables, inputs)
     rows = [f"  {name:<24}{'×'.join(map(str, outputs[name])):>14}{_size(variables['params'][name]):>14,}" for name in outputs]
     return [
         f"network: {type(network).__name__} on {'×'.join(map(str, shape))}, computing in {config.model.dtype}",
         f"  {'part':<24}{'output':>14}{'parameters':>14}",
         *rows,
         f"parameters: {_size(variables['params']):,}",
-        f"FLOPs per image: {cost.get('flops', math.nan) / 1e9:.3f}·10⁹ forward, about three times that in a train step",
+        f"FLOPs per image: {flops / 1e9:.3f}·10⁹ forward, about three times that in a train step",
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jax_ddpm import experiment, objective
+from jax_ddpm import experiment
 from jax_ddpm.checks import check
 from jax_ddpm.commands.edit import PICTURES
 from jax_ddpm.config import check_unchanged, to_dict, write_config
@@ -30,15 +30,16 @@ from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training, which
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
 from jax_ddpm.reports import accuracy_table, judge_classifier, show_accuracy
 from jax_ddpm.runtime import cache_directory
+from jax_ddpm.step_program import abstract_state, compile_step, new_state, seconds_at_peak
 from jax_ddpm.trained import open_start
 from jax_ddpm.training.checkpoints import Checkpoints
-from jax_ddpm.training.layouts import PARALLEL, check_pmap
+from jax_ddpm.training.layouts import check_pmap
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
 from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
 from jax_ddpm.training.profiling import traced
 from jax_ddpm.training.readings import NotFinite
-from jax_ddpm.training.sharding import abstract, check_batch, gathered, make_mesh, split_batch, split_state
-from jax_ddpm.training.state import TrainState, create_state
+from jax_ddpm.training.sharding import check_batch, gathered, make_mesh
+from jax_ddpm.training.state import TrainState
 from jax_ddpm.training.step import TrainStep
 from jax_ddpm.training.weights import FILE_NAME as WEIGHTS_FILE
 
@@ -62,13 +63,13 @@ def main(config: ConfigDict, workdir: Path) -> None:
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
     data = experiment.make_batches(config, source, mesh)
     with stop_on_signals() as stop, closing(data), Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
-        like = _abstract_state(config, mesh)
+        like = abstract_state(config, mesh)
         state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
         if state.step < config.train.steps:
             compiled = _compiled_step(config, mesh, like)
             with traced(compiled, workdir / "profile", start=config.profile.start, steps=config.profile.steps) as step:
-                state = _train(config, workdir, state, step, data, checkpoints, draw_samples, stop)
+                state = _train(config, mesh, workdir, state, step, data, checkpoints, draw_samples, stop)
             checkpoints.save(state, data, to_dict(config))
     if stop.damage:
         raise DamagedImage(
@@ -103,25 +104,13 @@ def prepare(config: ConfigDict, workdir: Path, source: Source, mesh: Mesh) -> tu
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
     if config.train.parallel == "pmap":
         check_pmap(mesh)
-    _abstract_state(config, mesh)
+    abstract_state(config, mesh)
     if (workdir / "checkpoints").is_dir():
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
             has_begun = checkpoints.latest_step is not None
         if has_begun:
             check_unchanged(config, workdir)
     return _make_results(config, mesh, workdir)
-
-
-def _new_state(config: ConfigDict) -> TrainState:
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    params, history = experiment.init_params(config, init_key), objective.make_timesteps(config).init()
-    return create_state(params, objective.make_optimizer(config), train_key, history)
-
-
-def _abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
-    """The shapes of the state, and how it lies on the devices."""
-    like = jax.eval_shape(partial(_new_state, config))
-    return abstract(like, split_state(like, mesh, config.mesh.rules))
 
 
 def _first_or_restored_state(
@@ -135,7 +124,7 @@ def _first_or_restored_state(
     print("compiling the initialisation ...", flush=True)
     quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     layout = jax.tree.map(lambda leaf: leaf.sharding, like)
-    state = jax.jit(partial(_new_state, config), out_shardings=layout, compiler_options=quickly)()
+    state = jax.jit(partial(new_state, config), out_shardings=layout, compiler_options=quickly)()
     if not config.train.start:
         return state
     weights = open_start(config, mesh, like.params)
@@ -146,6 +135,7 @@ def _first_or_restored_state(
 
 def _train(
     config: ConfigDict,
+    mesh: Mesh,
     workdir: Path,
     state: TrainState,
     step: TrainStep,
@@ -158,7 +148,7 @@ def _train(
     train = config.train
     with (
         MetricsWriter(workdir, int(state.step)) as writer,
-        Progress(int(state.step), train.steps, train.batch_size) as progress,
+        Progress(int(state.step), train.steps, train.batch_size, seconds_at_peak(config, mesh)) as progress,
     ):
 
         def show_samples(state: TrainState) -> None:
@@ -191,13 +181,12 @@ def _train(
 
 def _compiled_step(config: ConfigDict, mesh: Mesh, like: TrainState) -> TrainStep:
     """The train step for this mesh, compiled ahead, so that a person is told what the wait is for."""
-    batch = abstract(experiment.example_batch(config), split_batch(mesh))
     print(
         f"compiling the train step (kept in {cache_directory(config.runtime.compilation_cache)} for the next time) ...",
         flush=True,
     )
     begin = time.perf_counter()
-    compiled = PARALLEL[config.train.parallel](partial(objective.make_step, config), mesh, like, batch)
+    compiled = compile_step(config, mesh, like)
     print(f"compiled in {time.perf_counter() - begin:.1f} s", flush=True)
     return compiled
 

@@ -66,9 +66,12 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 class Progress:
     """A bar with loss, images/s and the time left; plain lines where the output is not a terminal. A context manager."""
 
-    def __init__(self, start: int, total: int, batch_size: int) -> None:
-        """Begins at step `start` of `total`."""
-        self._batch_size = batch_size
+    def __init__(self, start: int, total: int, batch_size: int, seconds_at_peak: float | None = None) -> None:
+        """Begins at step `start` of `total`.
+
+        With `seconds_at_peak`, which an image would take if all devices computed at their peak, model FLOP utilisation is told.
+        """
+        self._batch_size, self._seconds_at_peak = batch_size, seconds_at_peak
         self._total = total
         self._mark = (start, time.perf_counter())
         hidden = not (sys.stderr.isatty() and is_first_process())
@@ -86,7 +89,7 @@ class Progress:
         """One step is done."""
         rate = self._bar.format_dict["rate"]
         if rate:
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate * self._batch_size:,.0f} images/s", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {self._told(rate * self._batch_size, ', ')}", refresh=False)
         self._bar.update()
 
     def report(self, step: int, metrics: Mapping[str, float]) -> float:
@@ -99,8 +102,17 @@ class Progress:
             left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / max(steps_per_second, 1e-9)))
             rate = steps_per_second * self._batch_size
             said = "".join(f"  {name} {metrics[name]:.4f}" for name in ("loss", "accuracy", "skipped") if name in metrics)
-            print(f"step {step}/{self._total}{said}  {rate:,.0f} images/s  {left} left", flush=True)
+            print(f"step {step}/{self._total}{said}  {self._told(rate, '  ')}  {left} left", flush=True)
         return steps_per_second * self._batch_size
+
+    def utilisation(self, rate: float) -> dict[str, float]:
+        """{"flop_utilisation": the share of their peak at which the devices learn from `rate` images/s}, where it is known."""
+        return {} if self._seconds_at_peak is None else {"flop_utilisation": rate * self._seconds_at_peak}
+
+    def _told(self, rate: float, between: str) -> str:
+        return between.join(
+            [f"{rate:,.0f} images/s", *(f"{share:.1%} of peak FLOP/s" for share in self.utilisation(rate).values())]
+        )
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -120,7 +120,8 @@ def run(
         readings.add(step, metrics)
         if step % log_every == 0 or step == until:
             means = readings.sum_up()
-            writer.write(step, means | {"images_per_second": round(progress.report(step, means), 1)})
+            rate = progress.report(step, means)
+            writer.write(step, means | {"images_per_second": round(rate, 1)} | progress.utilisation(rate))
         for each in periodic:
             if each.is_due(step) and not stop.signal_number:
                 readings.read()

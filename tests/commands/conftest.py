@@ -12,6 +12,7 @@ from configs import digits, digits_classifier
 from jax_ddpm import experiment
 from jax_ddpm.commands import train
 from jax_ddpm.config import read_config
+from jax_ddpm.step_program import new_state
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.state import TrainState
@@ -53,7 +54,7 @@ def last_state(workdir: Path) -> tuple[TrainState, dict[str, int]]:
     """The train state that the newest checkpoint holds, its key as numbers, and the position of the data."""
     config = read_config(workdir)
     data = experiment.make_batches(config, experiment.make_source(config))
-    like = abstract(jax.eval_shape(partial(train._new_state, config)), replicated(make_mesh()))
+    like = abstract(jax.eval_shape(partial(new_state, config)), replicated(make_mesh()))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(like, data)
     return state.replace(key=jax.random.key_data(state.key)), data.get_state()

@@ -56,7 +56,7 @@ MISTAKES = {
     "--config.model.channels=50": "50 channels do not split into groups=8",
     "--config.train.accumulate=3": "batch_size=128 does not divide over",
     "--config.sample.labels=(11,)": "expected labels in 0..9",
-    "--mode=trian": "demo, export_weights, describe, data. Did you mean 'train'?",
+    "--mode=trian": "demo, export_weights, describe, plan, data. Did you mean 'train'?",
     "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir",
 }
 

@@ -18,6 +18,7 @@ from jax_ddpm.diffusion.low_resolution import low_resolution
 from jax_ddpm.editor import TASKS, USES, _told, both_ways, check_used, deterministic, make_editor
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import make_batches, make_denoiser, make_network, make_source
+from jax_ddpm.step_program import abstract_state
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import make_mesh
@@ -56,7 +57,7 @@ def untrained(tmp_path_factory):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         data = make_batches(config, make_source(config))
         mesh = make_mesh()
-        state = train._first_or_restored_state(config, mesh, train._abstract_state(config, mesh), checkpoints, data)
+        state = train._first_or_restored_state(config, mesh, abstract_state(config, mesh), checkpoints, data)
         checkpoints.save(state.replace(ema_params=stirred(state.ema_params)), data, to_dict(config))
     return workdir
 

@@ -14,6 +14,7 @@ from jax_ddpm import experiment, objective
 from jax_ddpm.commands import train
 from jax_ddpm.config import read_config, write_config
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.step_program import new_state
 from jax_ddpm.training.logging import read_metrics
 from jax_ddpm.training.sharding import make_mesh, replicated, split_batch, to_devices
 from tests.commands.conftest import last_state, make_tiny_classifier_config, make_tiny_config
@@ -142,7 +143,7 @@ def test_the_train_step_of_a_config_is_traced_once():
     chex.clear_trace_counter()
     counted = chex.assert_max_traces(objective.make_step(config), n=1)
     step = jax.jit(counted, in_shardings=(replicated(mesh), split_batch(mesh)), out_shardings=(replicated(mesh),) * 2)
-    state = jax.device_put(train._new_state(config), replicated(mesh))
+    state = jax.device_put(new_state(config), replicated(mesh))
     data = experiment.make_batches(config, experiment.make_source(config))
     losses = set()
     for _ in range(3):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jax_ddpm import experiment, objective
-from jax_ddpm.commands.train import _new_state
+from jax_ddpm.step_program import new_state
 from jax_ddpm.training.layouts import PARALLEL
 from jax_ddpm.training.sharding import abstract, gathered, make_mesh, split_batch, split_state, to_devices
 from tests.commands.conftest import make_tiny_config
@@ -34,9 +34,9 @@ def run(how, data, fsdp, rules):
     config.diffusion.timesteps = "second_moment"
     config.data.class_names = tuple("0123456789")
     mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-    like = jax.eval_shape(partial(_new_state, config))
+    like = jax.eval_shape(partial(new_state, config))
     like = abstract(like, split_state(like, mesh, rules))
-    state = jax.device_put(_new_state(config), jax.tree.map(lambda leaf: leaf.sharding, like))
+    state = jax.device_put(new_state(config), jax.tree.map(lambda leaf: leaf.sharding, like))
     batch = abstract(experiment.example_batch(config), split_batch(mesh))
     step = PARALLEL[how](partial(objective.make_step, config), mesh, like, batch)
     batches, losses = experiment.make_batches(config, experiment.make_source(config)), []

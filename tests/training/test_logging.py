@@ -1,6 +1,7 @@
 """What a run writes down survives being cut short and taken up again."""
 
 import json
+import re
 
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event
@@ -72,3 +73,13 @@ def test_paused_time_does_not_count(monkeypatch):
     with progress.paused():
         pass
     assert progress.report(11, {"loss": 0.0}) == 11 / 11.0 * 2
+
+
+def test_utilisation_is_told_where_an_image_has_a_least_time(capsys):
+    with Progress(start=0, total=10, batch_size=4, seconds_at_peak=1e-9) as progress:
+        rate = progress.report(1, {"loss": 0.5})
+        assert progress.utilisation(rate) == {"flop_utilisation": rate * 1e-9}
+    assert re.search(r"images/s  \d+\.\d% of peak FLOP/s  ", capsys.readouterr().out)
+    with Progress(start=0, total=10, batch_size=4) as progress:
+        assert progress.utilisation(progress.report(1, {"loss": 0.5})) == {}
+    assert "peak" not in capsys.readouterr().out

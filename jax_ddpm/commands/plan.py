@@ -1,0 +1,171 @@
+"""--mode plan: what training would take on devices that are not here, and whether it fits. The step is compiled, not run."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.errors import JaxRuntimeError
+from ml_collections import ConfigDict
+
+from jax_ddpm.checks import check
+from jax_ddpm.commands.describe import describe_data
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.files import write_whole
+from jax_ddpm.step_program import abstract_state, compile_step, model_flops
+from jax_ddpm.training.chips import peak
+from jax_ddpm.training.programs import Program, by_kind, estimate, read_program
+from jax_ddpm.training.sharding import check_batch, make_mesh
+from jax_ddpm.training.topologies import EXAMPLES, Topology, find_topology
+
+FILE_NAME = "plan.json"
+Rows = dict[str, str]
+"""By what it is, what is said of it."""
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Compiles the train step of these settings for `plan.topology` and prints what it says; also into workdir/plan.json.
+
+    Raises:
+      InvalidInput: settings that training would not begin with, or a topology that cannot be compiled for.
+    """
+    if not config.plan.topology:
+        raise InvalidInput(f"--mode plan needs --topology, the devices to plan for: {EXAMPLES}")
+    if config.train.parallel != "jit":
+        raise InvalidInput(f"train.parallel={config.train.parallel}: a plan is of the step by jit. Expected train.parallel=jit")
+    topology = find_topology(config.plan.topology)
+    describe_data(config)  # which finds out how many classes there are
+    check(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, topology.devices)
+    check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
+    like = abstract_state(config, mesh)
+    print(f"compiling the train step for {mesh.size} × {described(topology)}, which may take minutes ...", flush=True)
+    begin = time.perf_counter()
+    try:
+        compiled = compile_step(config, mesh, like)
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.exit("\n".join([f"does not fit: {str(error).splitlines()[0]}", *advice(config)]))
+    print(f"compiled in {time.perf_counter() - begin:.0f} s\n", flush=True)
+    program, parameters = (
+        read_program(compiled, config.train.accumulate),
+        sum(leaf.size for leaf in jax.tree.leaves(like.params)),
+    )
+    rows = {
+        **plan_run(config, topology, mesh.shape, parameters),
+        **plan_memory(program, topology),
+        **plan_work(config, program, topology),
+        **plan_time(config, program, topology),
+    }
+    print("\n".join([aligned(rows), *notes(config, program, topology)]))
+    said = {"topology": topology.name, "batch_size": config.train.batch_size, "parameters": parameters, **program._asdict()}
+    said["collectives"] = by_kind(program.collectives)
+    path = write_whole(workdir / FILE_NAME, lambda path: path.write_text(json.dumps(said, indent=2) + "\n"))
+    print(f"the same as numbers: {path}")
+
+
+def described(topology: Topology) -> str:
+    """The kind of device, in words."""
+    return topology.chip.kind if topology.chip else "CPU"
+
+
+def aligned(rows: Rows) -> str:
+    """A line each, what is said one below the other."""
+    wide = max(map(len, rows)) + 2
+    return "\n".join(f"{name:<{wide}}{text}" for name, text in rows.items())
+
+
+def plan_run(config: ConfigDict, topology: Topology, mesh: Any, parameters: int) -> Rows:
+    """What is planned."""
+    batch, devices = config.train.batch_size, len(topology.devices)
+    return {
+        "devices": f"{topology.name}: {devices} × {described(topology)}, {mesh['data']} data × {mesh['fsdp']} fsdp",
+        "network": f"{parameters:,} parameters ({si(4 * parameters)}B in float32), computing in {config.model.dtype}",
+        "batch": f"{batch:,} images, {batch // devices:,} a device, in {config.train.accumulate} part(s)",
+    }
+
+
+def plan_memory(program: Program, topology: Topology) -> Rows:
+    """Whether a device holds what it has to."""
+    rows = {
+        "arguments": f"{si(program.arguments)}B a device: state and batch",
+        "temporaries": f"{si(program.temporaries)}B a device",
+        "peak": f"{si(program.peak)}B a device",
+    }
+    if topology.chip:
+        share = program.peak / topology.chip.memory
+        rows["fits"] = f"{'yes' if share <= 1 else 'NO'}: {share:.0%} of {si(topology.chip.memory)}B"
+    return rows
+
+
+def plan_work(config: ConfigDict, program: Program, topology: Topology) -> Rows:
+    """What a device computes, reads and writes, and asks of the others, in a step."""
+    asked = [f"{count} {kind}, {si(size)}B" for kind, (count, size) in by_kind(program.collectives).items()]
+    model = model_flops(config) * config.train.batch_size / len(topology.devices)
+    return {
+        "computes": f"{si(program.flops)}FLOP a device and step; the network asks for {si(model)}FLOP",
+        "memory traffic": f"{si(program.bytes)}B a device and step",
+        "collectives": "; ".join(asked) or "none",
+    }
+
+
+def plan_time(config: ConfigDict, program: Program, topology: Topology) -> Rows:
+    """The least that a step and the run take, by the peaks of the chip; nothing where they are not known."""
+    if not topology.chip:
+        return {"time": "no estimate: the peaks of a CPU are not in the table"}
+    train, least = config.train, estimate(program, topology.chip, config.model.dtype, len(topology.devices))
+    parts = f"computing {1e3 * least.computing:.2f}, memory {1e3 * least.memory:.2f}, links {1e3 * least.links:.2f}"
+    hours = train.steps * least.seconds / 3600
+    return {
+        "step, at the least": f"{1e3 * least.seconds:.2f} ms ({parts} ms)",
+        "images/s, at the most": f"{train.batch_size / least.seconds:,.0f}",
+        "run, at the least": f"{hours:.3g} hours for {train.steps:,} steps, without reading data and drawing samples",
+    }
+
+
+def notes(config: ConfigDict, program: Program, topology: Topology) -> list[str]:
+    """What is to be known of these numbers, and what would help where the step does not fit."""
+    said = []
+    if topology.chip and program.peak > topology.chip.memory:
+        said += advice(config)
+    if topology.chip:
+        floats = f"{peak(topology.chip, config.model.dtype) / 1e12:g} TFLOP/s in {config.model.dtype}"
+        said.append(
+            f"An estimate from peaks ({floats}, {si(topology.chip.memory_bandwidth)}B/s of memory, "
+            f"{si(topology.chip.link_bandwidth)}B/s of links one way), nothing was run: the true time is longer. It is "
+            "the larger of computing and memory, and the links after it."
+        )
+    if topology.stands_in:
+        said.append(
+            "JAX compiles for a GPU only where there is one. So the step was split and compiled for as many devices of the "
+            "CPU: arguments and collectives are of the same program; FLOPs, temporaries and memory traffic are those of XLA's "
+            "CPU compiler, often more than a GPU's."
+        )
+    if config.train.accumulate > 1:
+        said.append(
+            f"FLOPs and memory traffic are {config.train.accumulate} times those of one part of the batch, and so a little too "
+            "high: the update is done once."
+        )
+    return said
+
+
+def advice(config: ConfigDict) -> list[str]:
+    """What makes a step need less memory, of what the settings do not do yet."""
+    train, model = config.train, config.model
+    ways = {
+        f"--config.train.accumulate={2 * train.accumulate}, to work the batch off in parts": True,
+        "--config.model.remat=blocks, to compute each block again in the backward pass": model.remat == "none",
+        "--config.model.dtype=bfloat16, for activations of half the size": model.dtype == "float32",
+        f"--config.mesh.fsdp={2 * config.mesh.fsdp}, to split the state over devices": True,
+        "--config.train.adam_mu_dtype=bfloat16, for half of Adam's first moment": train.adam_mu_dtype == "float32",
+    }
+    return ["What would help:", *(f"  {way}" for way, is_open in ways.items() if is_open)]
+
+
+def si(number: float) -> str:
+    """With three digits and a prefix: 1.23e9 as "1.23 G"."""
+    power = next((power for power in (12, 9, 6, 3) if abs(number) >= 10**power), 0)
+    return f"{number / 10**power:.3g} {dict(zip((12, 9, 6, 3, 0), 'TGMk ', strict=True))[power].strip()}"
