@@ -28,11 +28,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is
 TOPOLOGY = flags.DEFINE_string("topology", None, "For --mode plan: v5e:16x16 (also v4, v5p, v6e), gpu:8xH100 or cpu:8.")
 MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, white where the images are to be drawn anew.")
 
-OWN_FLAGS = {
-    "edit": (TASK, IMAGES, MASK),
-    "export_weights": (OUT,),
-    "plan": (TOPOLOGY,),
-}  # each kept as the setting of its name
+OWN_FLAGS = {"edit": (TASK, IMAGES, MASK), "export_weights": (OUT,), "plan": (TOPOLOGY,)}  # kept as settings of these names
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -67,14 +63,14 @@ def main(_: list[str]) -> None:
     choose("mode", MODE.value, MODES)
     config = CONFIG.value
     for mode, its in OWN_FLAGS.items():
-        given = {flag.name: flag.value for flag in its if flag.value is not None}
-        if given and MODE.value != mode:
+        if (given := {flag.name: flag.value for flag in its if flag.value is not None}) and MODE.value != mode:
             raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
         config[mode].update(given)
     workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
     together = {"timeout": config.runtime.heartbeat, "stop_together": MODE.value == "train"}
     processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, **together)
-    configure(devices_of_cpu(config, MODE.value, processes), config.runtime.compilation_cache, config.train.batch_size)
+    devices = devices_of_cpu(config, MODE.value, processes)
+    configure(devices, config.runtime.compilation_cache, config.train.batch_size, cpu_alone=MODE.value == "plan")
     with only_first_process_prints():
         importlib.import_module(f"jax_ddpm.commands.{MODE.value}").main(config, workdir)
 

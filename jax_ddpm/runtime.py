@@ -20,7 +20,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.files import is_first_process
 
 
-def configure(cpu_devices: int, compilation_cache: str, batch_size: int) -> None:
+def configure(cpu_devices: int, compilation_cache: str, batch_size: int, *, cpu_alone: bool = False) -> None:
     """Sets JAX up. Must come before anything that touches a device.
 
     On a CPU one XLA device a core is faster than one device with many threads; with 0 as many are made as there are cores,
@@ -30,9 +30,12 @@ def configure(cpu_devices: int, compilation_cache: str, batch_size: int) -> None
       cpu_devices: XLA devices to make of the CPU, or 0.
       compilation_cache: a folder, or "" for JAX_COMPILATION_CACHE_DIR or else ~/.cache/jax_ddpm.
       batch_size: the batch to be split over the devices.
+      cpu_alone: whether accelerators are left alone, even where there are some.
     """
     if cpu_devices < 0:
         raise InvalidInput(f"runtime.cpu_devices={cpu_devices}: expected 0 (one a core) or a number of devices")
+    if cpu_alone:
+        jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices or _cores_that_divide(batch_size))
     jax.config.update("jax_compilation_cache_dir", str(cache_directory(compilation_cache)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

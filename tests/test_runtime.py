@@ -62,3 +62,16 @@ def test_a_plan_makes_the_devices_that_it_names(topology, devices):
     config = default_config()
     config.plan.topology = topology
     assert runtime.devices_of_cpu(config, "plan", processes=1) == devices
+
+
+def test_a_plan_leaves_accelerators_alone():
+    code = "import jax; from jax_ddpm.runtime import configure; configure(2, '', 8, cpu_alone=True); print(jax.devices())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "JAX_PLATFORMS": ""},
+    )
+    assert "CpuDevice(id=1)" in done.stdout

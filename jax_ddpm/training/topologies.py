@@ -18,6 +18,9 @@ from jax_ddpm.training.chips import CHIPS, Chip
 
 EXAMPLES = "v5e:16x16, v5p:2x2x4, gpu:8xH100 or cpu:8"
 
+# What libtpu would ask a server of Cloud TPU for, and complain when there is none; it is of no account to what it compiles.
+_ON_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
+
 
 class Topology(NamedTuple):
     """Devices to compile for.
@@ -77,7 +80,8 @@ def _tpus(kind: str, shape: str) -> Sequence[jax.Device]:
     told |= {"chips_per_host_bounds": tuple(map(math.gcd, (*sides, 1)[:3], (2, 2, 1)))}
     _check_libtpu()
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip is touched, so several may compile at a time
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor is this a machine of which a server could tell what it has
+    for name, value in _ON_NO_TPU.items():
+        os.environ.setdefault(name, value)
     try:
         return topologies.get_topology_desc(f"{kind}:{shape}", "tpu", **told).devices
     except JaxRuntimeError as error:
