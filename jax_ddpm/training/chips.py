@@ -11,7 +11,7 @@ class Chip(NamedTuple):
     """What one device has, as JAX counts devices. Peaks, which no program reaches.
 
     Attributes:
-      kind: what JAX calls it, `device_kind`.
+      kind: what JAX calls it, `device_kind`; of a TPU it may be the name in CHIPS too, as in "TPU v5e".
       bfloat16, float32: FLOP/s of products of matrices in networks that compute in these types. JAX multiplies float32 in one
         pass of bfloat16 on a TPU and in TF32 on a GPU, unless it is told otherwise (`jax.lax.Precision.DEFAULT`).
       memory: bytes.
@@ -61,4 +61,5 @@ def peak(chip: Chip, dtype: str) -> float:
 
 def chip_of(device: jax.Device) -> Chip | None:
     """What the table says of a device; None where it does not know it, as of a CPU."""
-    return next((chip for chip in CHIPS.values() if chip.kind == device.device_kind), None)
+    kinds = {kind: chip for name, chip in CHIPS.items() for kind in (chip.kind, f"TPU {name}")}
+    return kinds.get(device.device_kind)

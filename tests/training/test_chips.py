@@ -1,5 +1,7 @@
 """The table of chips holds together."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
@@ -25,4 +27,6 @@ def test_a_cpu_is_not_in_it(monkeypatch):
     made_up = Chip(jax.devices()[0].device_kind, 2.0, 1.0, 1.0, 1.0, 1.0)
     monkeypatch.setitem(CHIPS, "made up", made_up)
     assert chip_of(jax.devices()[0]) == made_up
+    assert chip_of(SimpleNamespace(device_kind="TPU v5p")) == chip_of(SimpleNamespace(device_kind="TPU v5")) == CHIPS["v5p"]
+    assert chip_of(SimpleNamespace(device_kind="NVIDIA H100 PCIe")) is None
     assert (peak(made_up, "float32"), peak(made_up, "bfloat16")) == (1.0, 2.0)
