@@ -5,6 +5,7 @@ import re
 
 import jax
 import pytest
+from jax.errors import JaxRuntimeError
 
 from configs import cifar
 from jax_ddpm.commands import plan
@@ -103,3 +104,16 @@ def test_what_cannot_be_planned(settings, message, tmp_path):
     with pytest.raises(InvalidInput, match=re.escape(message)):
         plan.main(config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_runs_out_of_the_devices_memory_says_so(tmp_path, monkeypatch):
+    def run_out(config, mesh, like):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 21.02G of 15.75G hbm.\nmore")
+
+    monkeypatch.setattr(plan, "compile_step", run_out)
+    config = make_tiny_config()
+    config.plan.topology = "cpu:4"
+    with pytest.raises(
+        SystemExit, match=r"does not fit: .* Used 21.02G of 15.75G hbm.\nWhat would help:\n  --config.train.acc"
+    ):
+        plan.main(config, tmp_path)
