@@ -48,7 +48,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        sys.exit("\n".join([f"does not fit: {str(error).splitlines()[0]}", *advice(config)]))
+        sys.exit("\n".join([f"does not fit: {str(error).splitlines()[0]}", *advice(config, mesh.size)]))
     print(f"compiled in {time.perf_counter() - begin:.0f} s\n", flush=True)
     program, parameters = (
         read_program(compiled, config.train.accumulate),
@@ -130,7 +130,7 @@ def notes(config: ConfigDict, program: Program, topology: Topology) -> list[str]
     """What is to be known of these numbers, and what would help where the step does not fit."""
     said = []
     if topology.chip and program.peak > topology.chip.memory:
-        said += advice(config)
+        said += advice(config, len(topology.devices))
     if topology.chip:
         floats = f"{peak(topology.chip, config.model.dtype) / 1e12:g} TFLOP/s in {config.model.dtype}"
         said.append(
@@ -152,14 +152,15 @@ def notes(config: ConfigDict, program: Program, topology: Topology) -> list[str]
     return said
 
 
-def advice(config: ConfigDict) -> list[str]:
+def advice(config: ConfigDict, devices: int) -> list[str]:
     """What makes a step need less memory, of what the settings do not do yet."""
     train, model = config.train, config.model
+    parts, split = 2 * train.accumulate, 2 * config.mesh.fsdp
     ways = {
-        f"--config.train.accumulate={2 * train.accumulate}, to work the batch off in parts": True,
+        f"--config.train.accumulate={parts}, to work the batch off in parts": train.batch_size % (parts * devices) == 0,
         "--config.model.remat=blocks, to compute each block again in the backward pass": model.remat == "none",
         "--config.model.dtype=bfloat16, for activations of half the size": model.dtype == "float32",
-        f"--config.mesh.fsdp={2 * config.mesh.fsdp}, to split the state over devices": True,
+        f"--config.mesh.fsdp={split}, to split the state over devices": devices % split == 0,
         "--config.train.adam_mu_dtype=bfloat16, for half of Adam's first moment": train.adam_mu_dtype == "float32",
     }
     return ["What would help:", *(f"  {way}" for way, is_open in ways.items() if is_open)]

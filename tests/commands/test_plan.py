@@ -58,7 +58,7 @@ def test_a_plan_for_gpus(capsys, tmp_path):
 
 def test_what_does_not_fit_is_told_with_what_would_help(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(CHIPS, "tiny", Chip("Tiny", 1e12, 1e12, 1e5, 1e9, 1e9))
-    text = said(capsys, tmp_path, "gpu:4xtiny", accumulate=2)
+    text = said(capsys, tmp_path, "gpu:4xtiny", accumulate=2, batch_size=16)
     assert row(text, "fits").startswith("NO: ")
     assert "--config.train.accumulate=4, " in text
     assert "--config.model.remat=blocks" in text
