@@ -86,29 +86,42 @@ def read_program(compiled: Any, repeats: int = 1) -> Program:
         peak=max(held, memory.peak_memory_in_bytes),
         flops=cost.get("flops", math.nan) * repeats,
         bytes=cost.get("bytes accessed", math.nan) * repeats,
-        collectives=find_collectives(compiled.as_text()),
+        collectives=find_collectives(compiled.as_text(), repeats),
     )
 
 
-def find_collectives(text: str) -> tuple[Collective, ...]:
-    """The collectives in the text of an optimised HLO module, those in loops as often as these go round."""
+def find_collectives(text: str, repeats: int = 1) -> tuple[Collective, ...]:
+    """The collectives in the text of an optimised HLO module, those in loops as often as these go round.
+
+    A TPU's compiler writes one that goes on beside computing several times: where it begins, in the fusions that it goes on
+    beside, and where it ends. It is counted where it begins.
+
+    Args:
+      repeats: how often a loop goes round of which the text does not say it, as that of a TPU's compiler does not.
+    """
     rows: list[tuple[str, Collective]] = []
+    going_on: set[str] = set()
     loops: dict[str, tuple[str, int]] = {}  # by the computation that is called: that which calls it, and how often
     inside = ""
     for line in text.splitlines():
         if (head := _COMPUTATION.match(line)) and " = " not in line:
             inside = head[2]
+            if inside.startswith("async_collective_fusion"):
+                going_on.add(inside)
         elif call := _CALL.match(line):
             rows.append((inside, _collective(*call.groups())))
+        elif '"AsyncCollectiveDone"' in line:
+            going_on.add(inside)
         for body in re.findall(r"\b(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.-]+)", line):
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line) if f"body=%{body}" in line else None
-            loops[body] = (inside, int(trips[1]) if trips else 1)
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            is_loop = re.search(rf"\bbody=%?{re.escape(body)}\b", line)
+            loops[body] = (inside, (int(trips[1]) if trips else repeats) if is_loop else 1)
 
     def times(computation: str) -> int:
         caller, count = loops.get(computation, ("", 1))
         return count * times(caller) if caller else count
 
-    return tuple(each._replace(times=times(where)) for where, each in rows)
+    return tuple(each._replace(times=times(where)) for where, each in rows if where not in going_on)
 
 
 def _collective(shape: str, kind: str, start: str | None, rest: str) -> Collective:
@@ -129,7 +142,7 @@ def _array_bytes(dtype: str, sides: str) -> int:
 
 def _group_size(attributes: str) -> int:
     """From replica_groups={{0,1},{2,3}}, [groups,size]<=[...] or mesh['a'=4,'b'=2] {'a'}; 0 where it has none of them."""
-    if along := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", attributes):
+    if along := re.search(r"replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}", attributes):
         sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", along[1])}
         # Of an axis that is taken in part the part's size follows it, as in 'a':(2)4.
         return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", along[2]))

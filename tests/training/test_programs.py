@@ -73,6 +73,21 @@ MADE_UP = """HloModule jit_step, entry_computation_layout={(f32[8]{0})->f32[8]{0
   ROOT %out = (s32[], f32[128,8]{1,0:T(8,128)}) tuple(%count, %new)
 }
 
+%fused_computation.1 (p.1: bf16[8,32]) -> (bf16[8,32], bf16[32,32], u32[]) {
+  %all-gather.1 = bf16[32,32]{1,0} all-gather(%p.1), replica_groups=mesh['x'=1,'y'=4,'z'=2], device_ids=([2,4]T(1,0)) {'y'}
+  ROOT %begun = (bf16[8,32]{1,0}, bf16[32,32]{1,0}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.2 (p.2: bf16[8,32]) -> (f32[8,64], bf16[32,32]) {
+  %all-gather.2 = bf16[32,32]{1,0:T(8,128)(2,1)} all-gather(%p.2), dimensions={0}
+  ROOT %beside = (f32[8,64]{1,0}, bf16[32,32]{1,0}) tuple(%product, %all-gather.2)
+}
+
+%fused_computation.3 (p.3: bf16[8,32]) -> bf16[32,32] {
+  %all-gather.3 = bf16[32,32]{1,0:T(8,128)(2,1)S(1)} all-gather(%p.3), dimensions={0}
+  ROOT %ended = bf16[32,32]{1,0} custom-call(%p.3, %all-gather.3), custom_call_target="AsyncCollectiveDone"
+}
+
 ENTRY %main.9_spmd (p: f32[8]) -> f32[8] {
   %loop = (s32[], f32[128,8]{1,0}) while(%init), condition=%cond, body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
   %all-reduce = (f32[9,128]{1,0:T(8,128)S(1)}, f32[]{:T(128)}) all-reduce(%a, %b), replica_groups={{0,1,2,3}}, to_apply=%add
@@ -80,6 +95,9 @@ ENTRY %main.9_spmd (p: f32[8]) -> f32[8] {
   %all-reduce-done.1 = f32[512]{0:T(512)} all-reduce-done(%all-reduce-start.1)
   %all-gather-start = (f32[16,8]{1,0:T(8,128)}, f32[128,8]{1,0:T(8,128)}) all-gather-start(%d), replica_groups=[1,8]<=[8]
   %along = f32[2]{0} all-reduce(%h), replica_groups=mesh['x'=4,'y'=2,'z'=8] {'y','z':(2)4}, use_global_device_ids=true
+  %async-collective-start = (bf16[8,32]{1,0}, bf16[32,32]{1,0}) fusion(%i), kind=kCustom, calls=%fused_computation.1
+  %fusion.2 = (f32[8,64]{1,0}, bf16[32,32]{1,0}) fusion(%j), kind=kOutput, calls=%async_collective_fusion.2
+  %async-collective-done = bf16[32,32]{1,0} fusion(%fusion.2), kind=kCustom, calls=%fused_computation.3
   %all-gather-done = f32[128,8]{1,0:T(8,128)} all-gather-done(%all-gather-start)
   %scattered = f32[16,8]{1,0:T(8,128)} reduce-scatter(%e), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
   %rs = ((f32[128,8]{1,0}), f32[16,8]{1,0}, u32[]{:S(2)}) reduce-scatter-start(%f), replica_groups=[1,8]<=[8], to_apply=%add
@@ -92,6 +110,7 @@ ENTRY %main.9_spmd (p: f32[8]) -> f32[8] {
 def test_the_lines_of_a_tpus_program():
     assert find_collectives(MADE_UP) == (
         Collective("all-gather", 2 * 128 * 8, devices=4, times=3),
+        Collective("all-gather", 2 * 32 * 32, devices=4),
         Collective("all-reduce", 4 * (9 * 128 + 1), devices=4),
         Collective("all-reduce", 4 * 512, devices=8),
         Collective("all-gather", 4 * 128 * 8, devices=8),
@@ -100,6 +119,12 @@ def test_the_lines_of_a_tpus_program():
         Collective("reduce-scatter", 4 * 128 * 8, devices=8),
         Collective("collective-permute", 4 * 4),
     )
+
+
+def test_a_loop_that_does_not_say_how_often_it_goes_round():
+    text = MADE_UP.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
+    assert [find_collectives(text, repeats)[0].times for repeats in (1, 4)] == [1, 4]
+    assert find_collectives(text, 4)[1:] == find_collectives(MADE_UP)[1:]
 
 
 def test_a_program_of_one_device_asks_for_nothing():
