@@ -10,6 +10,7 @@ from ml_collections import config_flags
 from jax_ddpm import config as settings
 from jax_ddpm.commands import MODES
 from jax_ddpm.errors import InvalidInput, choose
+from jax_ddpm.files import place
 from jax_ddpm.runtime import configure, devices_of_cpu, ended_at_once, join, only_first_process_prints
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -39,7 +40,7 @@ def parse(argv: list[str]) -> list[str]:
     if config is not None:
         settings.check_file(config)
     elif workdir is not None:
-        settings.read_config(Path(workdir))
+        settings.read_config(place(workdir))
         argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
     elif not any(arg.startswith("--help") for arg in argv):
         raise InvalidInput("say what to run: --config configs/digits.py, or --workdir of a run that has begun")
@@ -66,7 +67,7 @@ def main(_: list[str]) -> None:
         if (given := {flag.name: flag.value for flag in its if flag.value is not None}) and MODE.value != mode:
             raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
         config[mode].update(given)
-    workdir = Path(WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    workdir = place(WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}")
     together = {"timeout": config.runtime.heartbeat, "stop_together": MODE.value == "train"}
     processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, **together)
     devices = devices_of_cpu(config, MODE.value, processes)

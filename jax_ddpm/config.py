@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jax_ddpm.errors import InvalidInput, did_you_mean
-from jax_ddpm.files import write_whole
+from jax_ddpm.files import absolute, place, write_whole
 
 FILE_NAME = "config.json"
 # What a run that has begun cannot change,
@@ -178,7 +178,7 @@ def default_config() -> ConfigDict:
 
 def get_config(workdir: str) -> ConfigDict:
     """The settings kept in a workdir, in the form that the flag `--config FILE:ARGUMENT` calls."""
-    return read_config(Path(workdir))
+    return read_config(place(workdir))
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / FILE_NAME
     if not path.is_file():
-        raise InvalidInput(f"no run at {workdir.absolute()}: expected a {FILE_NAME} there. Train one with --config FILE")
+        raise InvalidInput(f"no run at {absolute(workdir)}: expected a {FILE_NAME} there. Train one with --config FILE")
     try:
         return merge(default_config(), json.loads(path.read_text()))
     except (json.JSONDecodeError, InvalidInput) as error:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.config import explain
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import is_first_process
+from jax_ddpm.files import absolute, is_first_process, place
 
 
 def configure(cpu_devices: int, compilation_cache: str, batch_size: int, *, cpu_alone: bool = False) -> None:
@@ -140,7 +140,7 @@ def _end(message: str) -> NoReturn:
 def cache_directory(given: str = "") -> Path:
     """Where compiled programs are kept."""
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given or os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache_home}/jax_ddpm").expanduser().absolute()
+    return absolute(place(given or os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache_home}/jax_ddpm"))
 
 
 def _cores_that_divide(batch_size: int) -> int:

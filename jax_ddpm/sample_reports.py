@@ -19,6 +19,7 @@ from jax_ddpm.data.sources.source import Source
 from jax_ddpm.data.transforms import to_float, to_uint8
 from jax_ddpm.evaluation.bits_per_dim import estimate
 from jax_ddpm.evaluation.nearest import Neighbours, nearest
+from jax_ddpm.files import place
 from jax_ddpm.held_out import NOTE_SEEN, each_once, held_out, seen_in_training
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_classifier
@@ -33,7 +34,7 @@ Report = Callable[[Samples, Path], dict[str, Any]]
 def make_agreement(config: ConfigDict, mesh: Mesh, workdir: Path) -> Report:
     """How often the classifier of `eval.classifier` takes samples for the class asked for, and how often it is right itself."""
     classes, source = _make_judge(config, mesh), held_out(config)
-    seen = seen_in_training(config, Path(config.eval.classifier).expanduser(), source)
+    seen = seen_in_training(config, place(config.eval.classifier), source)
 
     def report(samples: Samples, directory: Path) -> dict[str, Any]:
         images, labels = samples

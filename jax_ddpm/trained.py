@@ -13,6 +13,7 @@ from jax_ddpm.checks import check
 from jax_ddpm.config import changes, check_unchanged, read_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import init_params, make_network, make_schedule
+from jax_ddpm.files import place
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import abstract, replicated
@@ -64,7 +65,7 @@ def open_start(config: ConfigDict, mesh: Mesh, like: Params) -> Weights:
     Raises:
       InvalidInput: there is no such run, its network is another, or what it says has another meaning.
     """
-    start = Path(config.train.start).expanduser()
+    start = place(config.train.start)
     settings = read_config(start)
     different = [f"{name}={old!r}, not {new!r}" for name, (old, new) in changes(settings, config).items() if name in _MEANING]
     if different:
@@ -87,7 +88,7 @@ def open_classifier(config: ConfigDict, setting: str, mesh: Mesh, *, same_noise:
       InvalidInput: there is no such run, it is none of a classifier, or one of other images, classes or noise.
     """
     group, name = setting.split(".")
-    workdir = Path(config[group][name]).expanduser()
+    workdir = place(config[group][name])
     settings = read_config(workdir)
     network = make_network(settings)
     if not isinstance(network, NoisyClassifier):

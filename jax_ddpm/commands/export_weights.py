@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.experiment import DTYPES
+from jax_ddpm.files import place
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 from jax_ddpm.training.weights import FILE_NAME, write_weights
@@ -31,7 +32,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     Raises:
       InvalidInput: no folder to write is named, or one that holds a run.
     """
-    out = Path(config.export_weights.out).expanduser()
+    out = place(config.export_weights.out)
     dtype = choose("export_weights.dtype", config.export_weights.dtype, DTYPES)
     if not config.export_weights.out:
         raise InvalidInput("no folder named: say where the weights are to go, --out FOLDER")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import grain
 import jax
@@ -147,17 +148,23 @@ def _train(
     """Trains from `state` on, logging, saving and drawing, where there is something to draw, as the config says."""
     train = config.train
     with (
+        checkpoints.last_told(),
         MetricsWriter(workdir, int(state.step)) as writer,
         Progress(int(state.step), train.steps, train.batch_size, seconds_at_peak(config, mesh)) as progress,
     ):
 
+        def save(state: TrainState) -> None:
+            writer.flush()  # first, for a run goes on from what a checkpoint has, and keeps the lines up to there
+            checkpoints.save(state, data, to_dict(config))
+
         def show_samples(state: TrainState) -> None:
             if draw_samples is not None and state.step < train.steps:  # the last ones are drawn when training is over
-                checkpoints.save(state, data, to_dict(config))  # first, for drawing may take long
+                save(state)  # first, for drawing may take long
                 path = draw_samples(state)
                 progress.say(f"samples: {path}")
                 if is_first_process():
-                    writer.write_image(int(state.step), "samples", read_image(path))
+                    with path.open("rb") as file:
+                        writer.write_image(int(state.step), "samples", read_image(cast(BinaryIO, file), str(path)))
 
         try:
             return run(
@@ -169,7 +176,7 @@ def _train(
                 writer=writer,
                 progress=progress,
                 periodic=[
-                    Periodic(train.checkpoint_every, lambda state: checkpoints.save(state, data, to_dict(config))),
+                    Periodic(train.checkpoint_every, save),
                     Periodic(train.sample_every, show_samples),
                 ],
                 stop=stop,

@@ -12,8 +12,9 @@ from jax.errors import JaxRuntimeError
 from orbax.checkpoint import checkpoint_managers
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import by_all, is_first_process, make_directory, wait_for_all
+from jax_ddpm.files import NotWritten, absolute, by_all, is_first_process, is_remote, make_directory, move, wait_for_all
 from jax_ddpm.training.digest import digest
+from jax_ddpm.training.object_storage import commit_by_file, is_unreachable, open_to_orbax
 from jax_ddpm.training.state import Params, TrainState
 
 Found = TypeVar("Found")
@@ -38,7 +39,9 @@ class Checkpoints:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._read_only = read_only
         # Not by Orbax: of several processes one might find it made by another, and not wait where the others do.
-        directory = directory.absolute() if read_only else make_directory(directory.absolute())
+        directory = absolute(directory) if read_only else make_directory(absolute(directory))
+        self._is_remote = is_remote(directory)
+        open_to_orbax(directory)
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
@@ -48,6 +51,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,
                 create=False,
                 read_only=read_only,
+                atomicity_options=commit_by_file() if self._is_remote else None,
             ),
         )
 
@@ -75,13 +79,25 @@ class Checkpoints:
         self._finish_writing()
         return self._last_on_disk()
 
+    @contextlib.contextmanager
+    def last_told(self) -> Iterator[None]:
+        """Within it, another file that could not be written is told together with the last whole checkpoint."""
+        try:
+            yield
+        except NotWritten as error:
+            raise NotWritten(f"{error}\n{self._last_on_disk()}") from error
+
     def _finish_writing(self) -> None:
         with self._failed_writes_told():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     def _last_on_disk(self) -> str:
-        steps = [int(path.name) for path in self._manager.directory.iterdir() if path.name.isdecimal()]
+        try:
+            self._manager.reload()
+            steps = self._manager.all_steps()
+        except Exception:  # the storage that could not be written to may not let itself be read either
+            return "Which checkpoint is the last whole one cannot be learned now"
         return f"The last whole checkpoint is that of step {max(steps)}" if steps else "No checkpoint is whole yet"
 
     def save(self, state: TrainState, data: grain.DatasetIterator, config: dict[str, Any]) -> None:
@@ -142,7 +158,9 @@ class Checkpoints:
         except (JaxRuntimeError, MemoryError, PermissionError):
             raise  # it may be whole
         except Exception as error:  # each of Orbax' parts has another one for what it cannot read
-            why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            why = f"{type(error).__name__}: {_line(error)}"
+            if self._is_remote and is_unreachable(error):
+                raise InvalidInput(f"the checkpoint of step {step} may be whole, but cannot be read now: {why}") from error
         if not by_all(not why):
             raise Damaged(why or "another process cannot read it")
         for name, expected in (found.get("digest") or {}).items():
@@ -175,7 +193,7 @@ class Checkpoints:
         aside = make_directory(Path(self._manager.directory.parent / "damaged_checkpoints"))
         if is_first_process():
             number = len(list(aside.glob(f"{step}_*"))) + 1  # its step may have been damaged before
-            (self._manager.directory / str(step)).rename(aside / f"{step}_{number}")
+            move(self._manager.directory / str(step), aside / f"{step}_{number}")
         wait_for_all(f"step {step} is put aside")
         self._manager.reload()
 
@@ -186,12 +204,19 @@ class Checkpoints:
             yield
         except JaxRuntimeError:
             raise  # of a process that is gone, not of the disk
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            if not (self._is_remote or isinstance(error, (OSError, ValueError, RuntimeError))):
+                raise
+            remedy = "See to the storage" if self._is_remote else "Make room"
             raise InvalidInput(
-                f"a checkpoint could not be written into {self._manager.directory}: {str(error).splitlines()[0]}\n"
-                f"{self._last_on_disk()}. Make room, and go on by the same command"
+                f"a checkpoint could not be written into {self._manager.directory}: {_line(error)}\n"
+                f"{self._last_on_disk()}. {remedy}, and go on by the same command"
             ) from error
 
 
 class Damaged(Exception):
     """A checkpoint is not what was written."""
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

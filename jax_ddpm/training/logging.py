@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 import tensorboardX
 from tqdm import tqdm
 
-from jax_ddpm.files import is_first_process, write_whole
+from jax_ddpm.files import GrowingText, LocalFolder, is_first_process
 
 FILE_NAME = "metrics.jsonl"
 
@@ -23,11 +22,11 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, start: int) -> None:
         """Opens the files; what an interrupted run wrote beyond step `start` is dropped, for it will come again."""
-        first = is_first_process()
         kept = "".join(json.dumps(row) + "\n" for row in read_metrics(workdir) if row["step"] <= start)
-        path = write_whole(workdir / FILE_NAME, lambda path: path.write_text(kept))
-        self._file = (path if first else Path(os.devnull)).open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=first)
+        self._lines = GrowingText(workdir / FILE_NAME, kept)
+        self._folder = LocalFolder(workdir / "tensorboard")
+        place, first = str(self._folder.path), is_first_process()
+        self._events = tensorboardX.SummaryWriter(place, purge_step=start + 1, write_to_disk=first)
 
     def __enter__(self) -> "MetricsWriter":
         """Itself."""
@@ -35,13 +34,19 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         """Closes the files."""
-        self._file.close()
         self._events.close()
+        self._folder.close()
+        self._lines.close()
+
+    def flush(self) -> None:
+        """On object storage puts there what was written so far; on a local disk it is."""
+        self._events.flush()
+        self._folder.flush()
+        self._lines.flush()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line, {"step": …, name: value, …}."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        self._lines.add(json.dumps({"step": step, **metrics}))
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jax_ddpm.files import LocalFolder
 from jax_ddpm.training.step import Batch, Metrics, TrainStep
 
 
@@ -20,7 +21,7 @@ def traced(step: TrainStep, directory: Path, *, start: int, steps: int) -> Itera
       start: the first call that is traced, counted from 1.
       steps: how many are; with 0 none is.
     """
-    calls, running = count(1), False
+    calls, running, folder = count(1), False, LocalFolder(directory)
 
     def stop() -> None:
         nonlocal running
@@ -32,7 +33,7 @@ def traced(step: TrainStep, directory: Path, *, start: int, steps: int) -> Itera
         nonlocal running
         number = next(calls)
         if number == start and steps:
-            jax.profiler.start_trace(directory)
+            jax.profiler.start_trace(folder.path)
             running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             state, metrics = step(state, batch)
@@ -48,3 +49,4 @@ def traced(step: TrainStep, directory: Path, *, start: int, steps: int) -> Itera
     finally:
         if running:
             stop()
+        folder.close()

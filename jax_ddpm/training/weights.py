@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import write_whole
+from jax_ddpm.files import as_local, write_whole
 from jax_ddpm.training.state import Params
 
 FILE_NAME = "weights.safetensors"
@@ -45,7 +45,7 @@ def read_weights(path: Path, like: Params) -> Weights:
       InvalidInput: it is no such file, or holds the tensors of another network; the message names them.
     """
     try:
-        with safe_open(path, "flax") as file:
+        with as_local(path) as local, safe_open(local, "flax") as file:
             names = file.keys()
             stored = {name: file.get_tensor(name) for name in names}
             step = int((file.metadata() or {}).get("step", 0))
