@@ -139,7 +139,10 @@ def move(directory: Path, target: Path) -> None:
     """Moves a folder to where there is none. On object storage each file is copied, then the old ones are removed."""
     if is_remote(directory):
         storage, source = fsspec.url_to_fs(str(directory))
-        storage.mv(source, str(target), recursive=True)
+        _, aim = fsspec.url_to_fs(str(target))
+        for name in storage.find(source):
+            storage.cp_file(name, aim + name.removeprefix(source))
+        storage.rm(source, recursive=True)
     else:
         directory.rename(target)
 
@@ -180,8 +183,8 @@ class GrowingText:
 
     def close(self) -> None:
         """Ends it."""
-        self.flush()
-        self._file.close()
+        with self._file:
+            self.flush()
 
 
 class LocalFolder:
@@ -203,9 +206,11 @@ class LocalFolder:
 
     def close(self) -> None:
         """Sends what is left, and keeps nothing."""
-        self.flush()
-        if is_remote(self._directory):
-            shutil.rmtree(self.path)
+        try:
+            self.flush()
+        finally:
+            if is_remote(self._directory):
+                shutil.rmtree(self.path)
 
 
 def _send(file: Path, path: Path) -> None:

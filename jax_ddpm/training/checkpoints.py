@@ -190,7 +190,7 @@ class Checkpoints:
         """Moves a damaged checkpoint out of the way, for its step will come again."""
         if self._read_only:
             return
-        aside = make_directory(Path(self._manager.directory.parent / "damaged_checkpoints"))
+        aside = make_directory(self._manager.directory.parent / "damaged_checkpoints")
         if is_first_process():
             number = len(list(aside.glob(f"{step}_*"))) + 1  # its step may have been damaged before
             move(self._manager.directory / str(step), aside / f"{step}_{number}")

@@ -34,15 +34,14 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         """Closes the files."""
-        self._events.close()
-        self._folder.close()
-        self._lines.close()
+        with contextlib.closing(self._folder), contextlib.closing(self._lines):
+            self._events.close()
 
     def flush(self) -> None:
         """On object storage puts there what was written so far; on a local disk it is."""
+        self._lines.flush()
         self._events.flush()
         self._folder.flush()
-        self._lines.flush()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line, {"step": …, name: value, …}."""
