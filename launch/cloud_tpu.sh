@@ -29,7 +29,7 @@ install() {
   rm "$archive"
   on_host all 'set -e; mkdir -p jax_ddpm; tar -xzf jax_ddpm.tar.gz -C jax_ddpm; cd jax_ddpm
     python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --clear --python 3.11
-    python3 -m uv pip install --quiet --requirement requirements.txt "jax[tpu]" --constraint requirements.lock'
+    python3 -m uv pip install --quiet --requirement requirements.txt "jax[tpu]" gcsfs --constraint requirements.lock'
 }
 
 # As a unit of systemd it outlives the connection, and hears SIGTERM when the host is shut down, while there still is a network.

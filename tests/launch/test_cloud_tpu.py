@@ -110,7 +110,7 @@ def test_the_last_commit_is_installed_with_the_versions_of_the_lock(script, tmp_
     assert "--worker=all" in ssh
     assert (tmp_path / "home/jax_ddpm/run.py").read_text() == "committed"
     assert not Path(scp[4]).exists()
-    packages = ["--requirement", "requirements.txt", "jax[tpu]", "--constraint", "requirements.lock"]
+    packages = ["--requirement", "requirements.txt", "jax[tpu]", "gcsfs", "--constraint", "requirements.lock"]
     assert pythons[-1] == ["python3", "-m", "uv", "pip", "install", "--quiet", *packages]
 
 
