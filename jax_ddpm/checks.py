@@ -34,6 +34,7 @@ def check(config: ConfigDict) -> None:
     if config.data.name == "fashion_mnist" and size == 28:
         raise InvalidInput("data.image_size=28: fashion_mnist comes padded to 32×32, and would be shrunk. Expected 32")
     _check_low_res(config)
+    _check_resampling(config.model)
     if not experiment.is_classifier(config):
         _check_variance_is_trained(config.diffusion)
         _check_end_is_trained(config)
@@ -91,6 +92,16 @@ def _check_low_res(config: ConfigDict) -> None:
         )
     if small and experiment.is_classifier(config):
         raise InvalidInput(f"model.low_res_size={small}: a classifier enlarges nothing. Expected 0, or model.network=unet")
+
+
+def _check_resampling(model: ConfigDict) -> None:
+    """Raises InvalidInput where a layer is chosen that the network does not have."""
+    usual = default_config().model
+    for name in ("downsample", "upsample") if model.block_resampling else ():
+        if model[name] != usual[name]:
+            raise InvalidInput(
+                f"model.{name}={model[name]} with model.block_resampling=True, which has no such layer: expected one of the two"
+            )
 
 
 def _check_variance_is_trained(diffusion: ConfigDict) -> None:
@@ -158,7 +169,7 @@ def _check_sampler(config: ConfigDict) -> None:
 _MORE_THAN_ZERO = {
     "data": ("image_size", "workers"),
     "diffusion": ("steps", "min_snr_gamma", "p2_k"),
-    "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups"),
+    "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups", "norm_eps", "time_scale"),
     "mesh": ("fsdp",),
     "train": (
         *("steps", "batch_size", "accumulate", "learning_rate", "max_skipped"),
@@ -173,7 +184,7 @@ _MORE_THAN_ZERO = {
 _NOT_NEGATIVE = {
     "data": ("cache_mib", "prefetch", "rotate", "augment", "inspect"),
     "diffusion": ("hybrid_weight", "p2_gamma"),
-    "model": ("head_channels", "low_res_size"),
+    "model": ("head_channels", "low_res_size", "time_frequency_shift", "time_channels"),
     "mesh": ("data",),
     "train": ("adam_eps", "weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
     "sample": ("seed", "labels"),

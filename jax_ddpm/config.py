@@ -66,11 +66,21 @@ def default_config() -> ConfigDict:
     model.dropout = 0.1
     model.groups = 32
     model.scale_shift = False  # the embedding scales and shifts what is normalised, instead of being added before
-    model.block_resampling = False  # the image changes its size within a residual block, not by a convolution of its own
+    model.block_resampling = False  # the image changes its size within a residual block, not by a layer of its own:
+    model.downsample = "conv"  # conv, conv_centred (padded all around, as OpenAI's networks are), pool
+    model.upsample = "nearest"  # nearest and bilinear, each with a convolution, transposed
+    model.skip = "concatenate"  # how the way up is given what the way down has come to: concatenate, add
+    model.middle_attention = True
+    model.norm_eps = 1e-6  # of the normalisation; OpenAI's networks have 1e-5
+    model.time_cosine_first = False  # of the embedding of t; OpenAI's networks have it so, and shift the frequencies by 0
+    model.time_frequency_shift = 1
+    model.time_channels = 0  # of the embedding of t; 0: as many as model.channels
+    model.time_scale = 1.0  # what t is multiplied by before
     model.class_conditional = False
     model.label_dropout = 0.0  # share of labels that training replaces by "no class"; guidance without a classifier needs some
     model.low_res_size = 0  # pixels a side of the small image that the network enlarges; 0: it is given none
     model.low_res_noise = 0.0  # the largest share of the chain by which training noises the small image; 0: not at all
+    model.low_res_time = True  # whether the network is told how far the small image is noised
     model.remat = "none"  # what of each block is computed again in the backward pass, to save memory: none, blocks, dots
     model.dtype = "float32"  # of the body: float32, bfloat16
 

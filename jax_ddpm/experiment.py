@@ -106,6 +106,9 @@ def _make_unet(config: ConfigDict) -> UNet:
         num_classes=classes,
         null_label=classes > 0 and config.model.label_dropout > 0,
         low_resolution=config.model.low_res_size > 0,
+        low_res_time=config.model.low_res_time,
+        upsample=config.model.upsample,
+        skip=config.model.skip,
         augmentation=TOLD if config.data.augment else 0,
         **_encoder_settings(config),
     )
@@ -118,7 +121,10 @@ def _make_classifier(config: ConfigDict) -> NoisyClassifier:
 def _encoder_settings(config: ConfigDict) -> dict[str, Any]:
     """What both networks are told alike."""
     model = config.model
-    alike = ("channels", "blocks", "heads", "head_channels", "dropout", "groups", "scale_shift", "block_resampling", "remat")
+    alike = (
+        *("channels", "blocks", "heads", "head_channels", "dropout", "groups", "scale_shift", "block_resampling", "downsample"),
+        *("middle_attention", "norm_eps", "time_cosine_first", "time_frequency_shift", "time_channels", "time_scale", "remat"),
+    )
     return {name: model[name] for name in alike} | {
         "multipliers": tuple(model.multipliers),
         "attention_resolutions": tuple(model.attention_resolutions),

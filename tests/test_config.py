@@ -150,6 +150,13 @@ def test_digits_are_never_mirrored(module):
         (digits, {"data.prefetch": -1}, r"data\.prefetch=-1: expected 0 or more"),
         (digits, {"data.on_damaged": "go on"}, r"unknown data\.on_damaged 'go on': expected one of stop, skip"),
         (digits_classifier, {"data.augment": 0.1}, r"data\.augment=0\.1: a classifier is not told"),
+        (
+            digits,
+            {"model.block_resampling": True, "model.upsample": "bilinear"},
+            r"model\.upsample=bilinear with .*no such layer",
+        ),
+        (digits, {"model.norm_eps": 0.0}, r"model\.norm_eps=0\.0: expected more than 0"),
+        (digits, {"model.skip": "beside"}, r"unknown skip 'beside': expected one of concatenate, add"),
         (digits_classifier, {"model.low_res_size": 4}, r"model\.low_res_size=4: a classifier enlarges nothing"),
         (digits_classifier, {"eval.metrics": ("bits_per_dim",)}, "a classifier says nothing of how likely images are"),
     ],

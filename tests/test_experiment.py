@@ -45,6 +45,19 @@ def test_settings_reach_the_network():
     }
 
 
+def test_settings_that_other_families_of_networks_have_reach_the_network():
+    told = {"downsample": "pool", "upsample": "transposed", "skip": "add", "middle_attention": False, "norm_eps": 1e-5}
+    told |= {
+        "time_cosine_first": True,
+        "time_frequency_shift": 0,
+        "time_channels": 64,
+        "time_scale": 0.25,
+        "low_res_time": False,
+    }
+    network = experiment.make_network(settings_of(digits, **told))
+    assert {name: getattr(network, name) for name in told} == told
+
+
 def test_a_network_is_told_of_non_leaking_augmentation_alone():
     config = settings_of(digits)
     config.data.update(flip=True, crop=0.9, rotate=3.0)

@@ -18,8 +18,7 @@ class NoisyClassifier(Encoder):
 
     Attributes:
       num_classes: how many classes there are.
-      channels, multipliers, blocks, attention_resolutions, heads, head_channels, dropout, groups, scale_shift,
-        block_resampling, remat, dtype: as in `Encoder`.
+      channels, multipliers, blocks and all the others: as in `Encoder`.
     """
 
     num_classes: int = 1000
@@ -43,7 +42,7 @@ class NoisyClassifier(Encoder):
             raise InvalidInput(f"num_classes={self.num_classes}: expected at least 1")
         self.check_image(x)
         x, _ = self.encode(x, self.time_embedding(t), train)
-        x = nn.silu(group_norm(self.groups, self.dtype, "norm_out")(x))
+        x = nn.silu(group_norm(self.groups, self.dtype, "norm_out", self.norm_eps)(x))
         x = AttentionPool(self.heads_for(x.shape[-1]), self.dtype, name="pool")(x)
         x = x.astype(jnp.promote_types(self.dtype, jnp.float32))
         return x if features else nn.Dense(self.num_classes, kernel_init=init_weight, name="logits")(x)

@@ -36,13 +36,19 @@ class Encoder(nn.Module):
       channels: channels at the finest resolution.
       multipliers: channels at each resolution, in units of `channels`; each next one is half as high and wide.
       blocks: residual blocks at each resolution on the way down.
-      attention_resolutions: heights at which self-attention follows every block; the coarsest always has it in the middle.
+      attention_resolutions: heights at which self-attention follows every block.
       heads: of the attention.
       head_channels: how many channels each head has; 0 where `heads` says how many there are.
       dropout: the share of values dropped in each block, in training.
       groups: of the group normalisation.
       scale_shift: whether the embedding scales and shifts the normalisation in each block, rather than being added before it.
-      block_resampling: whether the image changes its size within a residual block, rather than by a convolution of its own.
+      block_resampling: whether the image changes its size within a residual block, rather than by a layer of its own.
+      downsample: that layer on the way down, as in `Downsample`.
+      middle_attention: whether the coarsest resolution has attention in the middle.
+      norm_eps: of the normalisation; OpenAI's networks have 1e-5.
+      time_cosine_first, time_frequency_shift: as in `timestep_embedding`; OpenAI's networks have True and 0.
+      time_channels: how many sines and cosines of t there are, a quarter of the width of its embedding; 0: as `channels`.
+      time_scale: what t is multiplied by before.
       remat: what of each block is kept from the forward to the backward pass: all ("none"), or what REMAT says.
       dtype: what the body computes in, float32 or bfloat16. Parameters, statistics, softmax and output are float32.
     """
@@ -57,6 +63,13 @@ class Encoder(nn.Module):
     groups: int = 32
     scale_shift: bool = False
     block_resampling: bool = False
+    downsample: str = "conv"
+    middle_attention: bool = True
+    norm_eps: float = 1e-6
+    time_cosine_first: bool = False
+    time_frequency_shift: int = 1
+    time_channels: int = 0
+    time_scale: float = 1.0
     remat: str = "none"
     dtype: DTypeLike = jnp.float32
 
@@ -73,13 +86,24 @@ class Encoder(nn.Module):
                 skips.append(x)
 
         x = self.res_block(multiplier, "mid_0_resnet")(x, embedding, train)
-        x = self._attention("mid_attention", x)
+        x = self._attention("mid_attention", x) if self.middle_attention else x
         return self.res_block(multiplier, "mid_1_resnet")(x, embedding, train), skips
 
+    @property
+    def embedding_width(self) -> int:
+        """Of what the blocks are told."""
+        return 4 * (self.time_channels or self.channels)
+
     def time_embedding(self, t: jax.Array, name: str = "time", also: jax.Array | None = None) -> jax.Array:
-        """t [B], and what else it is to be combined with, [B, 4·channels] -> [B, 4·channels]."""
-        width = 4 * self.channels
-        h = nn.Dense(width, kernel_init=init_weight, name=f"{name}_0")(timestep_embedding(t, self.channels))
+        """t [B], and what else it is to be combined with, [B, embedding_width] -> [B, embedding_width]."""
+        width = self.embedding_width
+        told = timestep_embedding(
+            t if self.time_scale == 1 else t * self.time_scale,
+            width // 4,
+            cosine_first=self.time_cosine_first,
+            frequency_shift=self.time_frequency_shift,
+        )
+        h = nn.Dense(width, kernel_init=init_weight, name=f"{name}_0")(told)
         h = h if also is None else h + also
         return nn.Dense(width, kernel_init=init_weight, name=f"{name}_1")(nn.silu(h))
 
@@ -92,7 +116,7 @@ class Encoder(nn.Module):
         """One that ends with multiplier · channels."""
         features = multiplier * self.channels
         kind = self._kept(ResBlock, static_argnums=(3,))  # train
-        return kind(features, self.groups, self.dropout, self.dtype, self.scale_shift, resample, name=name)
+        return kind(features, self.groups, self.dropout, self.dtype, self.scale_shift, resample, self.norm_eps, name=name)
 
     def heads_for(self, width: int) -> int:
         """How many heads attention over `width` channels has."""
@@ -111,8 +135,15 @@ class Encoder(nn.Module):
         heights = [x.shape[1] // 2**level for level in range(halvings + 1)]
         if not set(self.attention_resolutions) <= set(heights):
             raise InvalidInput(f"attention_resolutions={tuple(self.attention_resolutions)}: the heights here are {heights}")
-        if self.channels % 2 or self.channels < 4:
-            raise InvalidInput(f"channels={self.channels}: expected an even number, at least 4, for sines and cosines of t")
+        if self.embedding_width % 8 or self.embedding_width < 16:
+            name = "time_channels" if self.time_channels else "channels"
+            raise InvalidInput(f"{name}={getattr(self, name)}: expected an even number, at least 4, for sines and cosines of t")
+
+        if not 0 <= self.time_frequency_shift < self.embedding_width // 8:
+            raise InvalidInput(
+                f"time_frequency_shift={self.time_frequency_shift}: expected from 0 to less than the "
+                f"{self.embedding_width // 8} frequencies there are"
+            )
 
     def _check_width(self, width: int) -> None:
         if width % self.groups or width % (self.head_channels or self.heads):
@@ -125,7 +156,7 @@ class Encoder(nn.Module):
     def _downsample(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
         if self.block_resampling:
             return self.res_block(multiplier, name, halved)(x, embedding, train)
-        return Downsample(self.dtype, name=name)(x)
+        return Downsample(self.dtype, self.downsample, name=name)(x)
 
     def _kept(self, kind: type[Block], static_argnums: tuple[int, ...] = ()) -> type[Block]:
         """A kind of block of which `remat` is kept; its parameters and their names stay the same."""
@@ -135,4 +166,4 @@ class Encoder(nn.Module):
         return nn.remat(kind, static_argnums=static_argnums, policy=policy)
 
     def _attention(self, name: str, x: jax.Array) -> jax.Array:
-        return self._kept(AttentionBlock)(self.heads_for(x.shape[-1]), self.groups, self.dtype, name=name)(x)
+        return self._kept(AttentionBlock)(self.heads_for(x.shape[-1]), self.groups, self.dtype, self.norm_eps, name=name)(x)

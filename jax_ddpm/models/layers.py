@@ -1,14 +1,18 @@
 """The parts of the networks, as in the public code of Ho et al. 2020 but where another source is named.
 
-Parameters are float32. `dtype` is what a layer computes in; normalisation statistics and softmax are float32 whatever it is.
+Parameters are float32. `dtype` is what a layer computes in; normalisation statistics and softmax are float32 whatever it is, or
+float64 where it is that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
+
+from jax_ddpm.errors import choose
 
 init_weight = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 init_near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")  # so that a block starts as its skip
@@ -17,7 +21,7 @@ Resample = Callable[[jax.Array], jax.Array]
 """[B, H, W, C] -> the same image at another size."""
 
 
-def timestep_embedding(t: jax.Array, features: int) -> jax.Array:
+def timestep_embedding(t: jax.Array, features: int, *, cosine_first: bool = False, frequency_shift: int = 1) -> jax.Array:
     """Sines and cosines of t at geometrically spaced frequencies.
 
     [sin(t ω_0), sin(t ω_1), …, cos(t ω_0), cos(t ω_1), …] with ω_i = 10⁴^(-i/(features/2 - 1))
@@ -26,25 +30,53 @@ def timestep_embedding(t: jax.Array, features: int) -> jax.Array:
     Args:
       t: [B] numbers.
       features: an even number, at least 4.
+      cosine_first: the cosines stand before the sines (Nichol & Dhariwal 2021).
+      frequency_shift: what is taken from features/2 in the exponent; 0 there.
     Returns:
-      [B, features] float32.
+      [B, features] float32; float64 of such t.
     """
     half = features // 2
-    frequencies = jnp.exp(-jnp.log(1e4) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
-    angles = t.astype(jnp.float32)[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    angles = t.astype(jnp.promote_types(t.dtype, jnp.float32))[:, None]
+    frequencies = jnp.exp(-jnp.log(1e4) * jnp.arange(half, dtype=angles.dtype) / (half - frequency_shift))
+    angles = angles * frequencies
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(parts[::-1] if cosine_first else parts, axis=-1)
 
 
-def group_norm(groups: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
-    """Group normalisation with DDPM's epsilon; Flax takes its statistics in float32."""
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=dtype, name=name)
+def group_norm(groups: int, dtype: DTypeLike, name: str, epsilon: float = 1e-6) -> nn.GroupNorm:
+    """Group normalisation, with DDPM's epsilon if no other is given; Flax takes its statistics in float32."""
+    return nn.GroupNorm(num_groups=groups, epsilon=epsilon, dtype=dtype, name=name)
+
+
+Padding = str | Sequence[tuple[int, int]]
 
 
 def conv3x3(
-    features: int, dtype: DTypeLike, name: str, *, stride: int = 1, kernel_init: nn.initializers.Initializer = init_weight
+    features: int,
+    dtype: DTypeLike,
+    name: str,
+    *,
+    stride: int = 1,
+    padding: Padding = "SAME",
+    kernel_init: nn.initializers.Initializer = init_weight,
 ) -> nn.Conv:
-    """A 3×3 convolution. With stride 2 an even size is padded by (0, 1): below and to the right alone."""
-    return nn.Conv(features, (3, 3), (stride, stride), "SAME", kernel_init=kernel_init, dtype=dtype, name=name)
+    """A 3×3 convolution. With stride 2 an even size is padded by (0, 1): below and to the right alone; or as is said."""
+    return nn.Conv(features, (3, 3), (stride, stride), padding, kernel_init=kernel_init, dtype=dtype, name=name)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(q kᵀ/√d) v        (Vaswani et al. 2017, eq. 1)
+
+    Args:
+      query: [B, Q, heads, d].
+      key, value: [B, K, heads, d].
+    Returns:
+      [B, Q, heads, d]. Logits and softmax are float32 at the least.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
+    weights = jax.nn.softmax(logits * np.sqrt(1 / query.shape[-1]).astype(wide))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
 
 
 def halved(x: jax.Array) -> jax.Array:
@@ -56,6 +88,12 @@ def halved(x: jax.Array) -> jax.Array:
 def doubled(x: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, 2H, 2W, C], each pixel four times."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def smoothly_doubled(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, 2H, 2W, C], bilinear between the centres of pixels."""
+    batch, height, width, channels = x.shape
+    return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "linear")
 
 
 class ResBlock(nn.Module):
@@ -73,6 +111,7 @@ class ResBlock(nn.Module):
       scale_shift: the second of the two ways; the projection of the embedding is then twice as wide.
       resample: `halved` or `doubled`, to change the size of the image within the block, before the first convolution and on the
         skip ("BigGAN up/down" in Dhariwal & Nichol 2021, section 3).
+      norm_eps: what keeps the normalisation from dividing by 0.
     """
 
     features: int
@@ -81,11 +120,12 @@ class ResBlock(nn.Module):
     dtype: DTypeLike
     scale_shift: bool = False
     resample: Resample | None = None
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         """x [B, H, W, C], embedding [B, E] -> [B, H, W, features], of half or twice the size where it is resampled."""
-        h = nn.silu(group_norm(self.groups, self.dtype, "norm1")(x))
+        h = nn.silu(group_norm(self.groups, self.dtype, "norm1", self.norm_eps)(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = conv3x3(self.features, self.dtype, "conv1")(h)
@@ -101,7 +141,7 @@ class ResBlock(nn.Module):
         width = (1 + self.scale_shift) * self.features
         project = nn.Dense(width, kernel_init=init_weight, dtype=self.dtype, name="embedding")
         projected = project(embedding)[:, None, None, :]
-        norm = group_norm(self.groups, self.dtype, "norm2")
+        norm = group_norm(self.groups, self.dtype, "norm2", self.norm_eps)
         if not self.scale_shift:
             return norm(h + projected)
         scale, shift = jnp.split(projected, 2, axis=-1)
@@ -109,30 +149,29 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions, added to its input.
-
-    softmax(q kᵀ/√d) v with the logits and the softmax in float32        (Vaswani et al. 2017, eq. 1)
+    """Self-attention over all positions, `attend`, added to its input.
 
     Attributes:
       heads: they share the channels out evenly.
-      groups: of the normalisation.
+      groups, norm_eps: of the normalisation.
     """
 
     heads: int
     groups: int
     dtype: DTypeLike
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> the same."""
         batch, height, width, channels = x.shape
-        h = group_norm(self.groups, self.dtype, "norm")(x)
+        h = group_norm(self.groups, self.dtype, "norm", self.norm_eps)(x)
 
         def project(name: str) -> jax.Array:
             out = nn.Dense(channels, kernel_init=init_weight, dtype=self.dtype, name=name)(h)
             return out.reshape(batch, height * width, self.heads, channels // self.heads)
 
-        h = jax.nn.dot_product_attention(project("query"), project("key"), project("value"))
+        h = attend(project("query"), project("key"), project("value"))
         out = nn.Dense(channels, kernel_init=init_near_zero, dtype=self.dtype, name="out")
         return x + out(h.reshape(x.shape))
 
@@ -165,27 +204,51 @@ class AttentionPool(nn.Module):
             out = nn.Dense(channels, kernel_init=init_weight, dtype=self.dtype, name=name)(x)
             return out.reshape(batch, -1, self.heads, channels // self.heads)
 
-        h = jax.nn.dot_product_attention(project(x[:, :1], "query"), project(x, "key"), project(x, "value"))
+        h = attend(project(x[:, :1], "query"), project(x, "key"), project(x, "value"))
         return h.reshape(batch, channels)
 
 
 class Downsample(nn.Module):
-    """Halves height and width by a 3×3 convolution of stride 2."""
+    """Halves height and width.
+
+    Attributes:
+      kind: a 3×3 convolution of stride 2, padded below and to the right alone ("conv"), or all around ("conv_centred", Nichol &
+        Dhariwal 2021); or the mean of each four pixels ("pool"), which has no parameters.
+    """
 
     dtype: DTypeLike
+    kind: str = "conv"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H/2, W/2, C]."""
-        return conv3x3(x.shape[-1], self.dtype, "conv", stride=2)(x)
+        padding = choose("downsample", self.kind, DOWNSAMPLES)
+        return halved(x) if padding is None else conv3x3(x.shape[-1], self.dtype, "conv", stride=2, padding=padding)(x)
+
+
+DOWNSAMPLES: dict[str, Padding | None] = {"conv": "SAME", "conv_centred": [(1, 1), (1, 1)], "pool": None}
+"""The ways down, and how a convolution is padded in them."""
 
 
 class Upsample(nn.Module):
-    """Doubles height and width by repeating each pixel, then a 3×3 convolution."""
+    """Doubles height and width.
+
+    Attributes:
+      kind: by repeating each pixel ("nearest") or between them ("bilinear"), then a 3×3 convolution; or by a transposed
+        convolution, whose 4×4 weights meet every new pixel equally often ("transposed"; Odena et al. 2016).
+    """
 
     dtype: DTypeLike
+    kind: str = "nearest"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, 2H, 2W, C]."""
-        return conv3x3(x.shape[-1], self.dtype, "conv")(doubled(x))
+        resample, channels = choose("upsample", self.kind, UPSAMPLES), x.shape[-1]
+        if resample is not None:
+            return conv3x3(channels, self.dtype, "conv")(resample(x))
+        return nn.ConvTranspose(channels, (4, 4), (2, 2), kernel_init=init_weight, dtype=self.dtype, name="conv")(x)
+
+
+UPSAMPLES: dict[str, Resample | None] = {"nearest": doubled, "bilinear": smoothly_doubled, "transposed": None}
+"""The ways up, and what comes before the convolution in them."""

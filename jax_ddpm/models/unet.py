@@ -1,12 +1,28 @@
 """The U-Net of DDPM (Ho et al. 2020, appendix B), with what later papers added to it."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from jax_ddpm.errors import InvalidInput
+from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.models.encoder import Encoder
 from jax_ddpm.models.layers import Upsample, conv3x3, doubled, group_norm, init_near_zero, init_weight
+
+
+def _beside(x: jax.Array, skip: jax.Array, name: str, dtype: DTypeLike) -> jax.Array:
+    return jnp.concatenate([x, skip], axis=-1)
+
+
+def _added(x: jax.Array, skip: jax.Array, name: str, dtype: DTypeLike) -> jax.Array:
+    if skip.shape == x.shape:
+        return x + skip
+    return x + nn.Dense(x.shape[-1], kernel_init=init_weight, dtype=dtype, name=name)(skip)
+
+
+JOINS: dict[str, Callable[[jax.Array, jax.Array, str, DTypeLike], jax.Array]] = {"concatenate": _beside, "add": _added}
 
 
 class UNet(Encoder):
@@ -20,16 +36,23 @@ class UNet(Encoder):
       num_classes: 0, or how many labels there are; then an embedding of the label is added to that of t.
       null_label: whether it also knows the label num_classes, "no class" (Ho & Salimans 2022).
       low_resolution: whether it is told a small image that it is to enlarge (Ho et al. 2021, cascaded diffusion).
+      low_res_time: whether it is told, too, how far the small image was noised.
       augmentation: 0, or how many numbers it is told of how each image was augmented (Karras et al. 2022, appendix F.2).
-      channels, multipliers, blocks, attention_resolutions, heads, head_channels, dropout, groups, scale_shift,
-        block_resampling, remat, dtype: as in `Encoder`; there is one residual block more at each resolution on the way up.
+      upsample: how the image doubles its size, as in `Upsample`, where not within a block.
+      skip: how what comes from the way down is joined to the way up: laid beside it as further channels ("concatenate"), or
+        added to it ("add"), through a 1×1 convolution where it has other channels.
+      channels, multipliers, blocks and all the others: as in `Encoder`; there is one residual block more at each resolution on
+        the way up.
     """
 
     out_channels: int = 3
     num_classes: int = 0
     null_label: bool = False
     low_resolution: bool = False
+    low_res_time: bool = True
     augmentation: int = 0
+    upsample: str = "nearest"
+    skip: str = "concatenate"
 
     @nn.compact
     def __call__(
@@ -67,37 +90,38 @@ class UNet(Encoder):
         embedding = self._embedding(t, labels, low_res_t, augmentation)
         x, skips = self.encode(x if low_res is None else jnp.concatenate([x, low_res], axis=-1), embedding, train)
 
+        join = choose("skip", self.skip, JOINS)
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for block in range(self.blocks + 1):
-                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                x = join(x, skips.pop(), f"up_{level}_{block}_skip", self.dtype)
                 x = self.block(x, embedding, multiplier, f"up_{level}_{block}", train)
             if level > 0:
                 x = self._upsample(x, embedding, multiplier, f"up_{level}_upsample", train)
 
-        x = nn.silu(group_norm(self.groups, self.dtype, "norm_out")(x))
+        x = nn.silu(group_norm(self.groups, self.dtype, "norm_out", self.norm_eps)(x))
         return conv3x3(self.out_channels, jnp.promote_types(self.dtype, jnp.float32), "conv_out", kernel_init=init_near_zero)(x)
 
     def _embedding(
         self, t: jax.Array, labels: jax.Array | None, low_res_t: jax.Array | None, augmentation: jax.Array | None
     ) -> jax.Array:
-        """[B, 4·channels]: the time and the augmentation, the label where there is one, how far the small image is noised."""
+        """[B, embedding_width]: the time and the augmentation, the label, how far the small image is noised."""
         h = self.time_embedding(t, also=self._augmentation_embedding(t, augmentation))
         if labels is not None:
             rows = self.num_classes + self.null_label
             h = h + nn.Embed(rows, h.shape[-1], embedding_init=nn.initializers.normal(1.0), name="label")(labels)
-        return h if low_res_t is None else h + self.time_embedding(low_res_t, "low_res_time")
+        return h if low_res_t is None or not self.low_res_time else h + self.time_embedding(low_res_t, "low_res_time")
 
     def _augmentation_embedding(self, t: jax.Array, augmentation: jax.Array | None) -> jax.Array | None:
-        """[B, 4·channels], 0 where nothing was done; None where the network is told nothing."""
+        """[B, embedding_width], 0 where nothing was done; None where the network is told nothing."""
         if not self.augmentation:
             return None
         told = jnp.zeros((len(t), self.augmentation)) if augmentation is None else augmentation
-        return nn.Dense(4 * self.channels, use_bias=False, kernel_init=init_weight, name="augmentation_embedding")(told)
+        return nn.Dense(self.embedding_width, use_bias=False, kernel_init=init_weight, name="augmentation_embedding")(told)
 
     def _upsample(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
         if self.block_resampling:
             return self.res_block(multiplier, name, doubled)(x, embedding, train)
-        return Upsample(self.dtype, name=name)(x)
+        return Upsample(self.dtype, self.upsample, name=name)(x)
 
     def _check_labels(self, labels: jax.Array | None) -> None:
         if self.null_label and not self.num_classes:

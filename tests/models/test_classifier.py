@@ -17,7 +17,7 @@ from tests.models.test_unet import ADM, QUICK, Reference
 
 TINY = {"channels": 8, "groups": 4, "attention_resolutions": (4,), "dropout": 0.0, "multipliers": (1, 2), "blocks": 2}
 PLAIN = NoisyClassifier(**TINY, num_classes=5, heads=2)
-PAPER = NoisyClassifier(**TINY, num_classes=7, scale_shift=True, block_resampling=True, head_channels=4)
+PAPER = NoisyClassifier(**TINY, num_classes=7, scale_shift=True, block_resampling=True, head_channels=4, norm_eps=1e-2)
 EACH = pytest.mark.parametrize("net", [PLAIN, PAPER], ids=["plain", "as in the paper"])
 X, T = normals(0, 3, 8, 4, 3), np.array([0, 7, 999])
 
@@ -39,7 +39,7 @@ def reference(net, p, x, t):
     """The pooled vectors and the logits, in NumPy float64."""
     it = Reference(net, p)
     it.embedding = it.time(t)
-    x = silu(norm(p["norm_out"], it.down(x)[0], net.groups))
+    x = silu(norm(p["norm_out"], it.down(x)[0], net.groups, net.norm_eps))
     pooled = attention_pool(p["pool"], x, x.shape[-1] // net.head_channels if net.head_channels else net.heads)
     return pooled, dense(p["logits"], pooled)
 

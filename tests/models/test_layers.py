@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
+from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.layers import (
     AttentionBlock,
     AttentionPool,
     Downsample,
     ResBlock,
     Upsample,
+    attend,
     conv3x3,
     doubled,
     group_norm,
@@ -67,24 +69,24 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-def sinusoids(t, features):
-    rates = 1e4 ** -(np.arange(features // 2) / (features // 2 - 1))
-    return np.stack([[np.sin(each * rates), np.cos(each * rates)] for each in t]).reshape(len(t), features)
+def sinusoids(t, features, waves=(np.sin, np.cos), shift=1):
+    rates = 1e4 ** -(np.arange(features // 2) / (features // 2 - shift))
+    return np.stack([[wave(each * rates) for wave in waves] for each in t]).reshape(len(t), features)
 
 
 def dense(p, x):
     return x @ p["kernel"] + p["bias"]
 
 
-def norm(p, x, groups):
+def norm(p, x, groups, eps=1e-6):
     split = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
     centred = split - split.mean(axis=(1, 3), keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + 1e-6)
+    deviation = np.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + eps)
     return (centred / deviation).reshape(x.shape) * p["scale"] + p["bias"]
 
 
-def conv(p, x, stride=1):
-    before = 1 if stride == 1 else 0  # DDPM pads a stride of 2 below and to the right alone
+def conv(p, x, stride=1, before=None):
+    before = stride % 2 if before is None else before  # DDPM pads a stride of 2 below and to the right alone
     padded = np.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
     out = np.zeros((len(x), x.shape[1] // stride, x.shape[2] // stride, p["kernel"].shape[-1])) + p["bias"]
     for row, column in np.ndindex(out.shape[1:3]):
@@ -104,21 +106,21 @@ def twice_size(x):
     return x[:, rows][:, :, columns]
 
 
-def res_block(p, x, embedding, groups, scale_shift=False, resample=lambda x: x):
-    h = conv(p["conv1"], resample(silu(norm(p["norm1"], x, groups))))
+def res_block(p, x, embedding, groups, scale_shift=False, resample=lambda x: x, eps=1e-6):
+    h = conv(p["conv1"], resample(silu(norm(p["norm1"], x, groups, eps))))
     x = resample(x)
     told = dense(p["embedding"], silu(embedding))[:, None, None]
     if scale_shift:
         width = h.shape[-1]
-        h = norm(p["norm2"], h, groups) * (1 + told[..., :width]) + told[..., width:]
+        h = norm(p["norm2"], h, groups, eps) * (1 + told[..., :width]) + told[..., width:]
     else:
-        h = norm(p["norm2"], h + told, groups)
+        h = norm(p["norm2"], h + told, groups, eps)
     h = conv(p["conv2"], silu(h))
     return (dense(p["skip"], x) if "skip" in p else x) + h
 
 
-def attention_block(p, x, heads, groups):
-    h = norm(p["norm"], x, groups).reshape(len(x), -1, x.shape[-1])
+def attention_block(p, x, heads, groups, eps=1e-6):
+    h = norm(p["norm"], x, groups, eps).reshape(len(x), -1, x.shape[-1])
     query, key, value = (dense(p[name], h) for name in ("query", "key", "value"))
     width = x.shape[-1] // heads
     out = np.zeros_like(h)
@@ -146,8 +148,36 @@ def downsample(p, x):
     return conv(p["conv"], x, stride=2)
 
 
+def downsample_centred(p, x):
+    return conv(p["conv"], x, stride=2, before=1)
+
+
 def upsample(p, x):
     return conv(p["conv"], twice_size(x))
+
+
+def between(size):
+    """[2·size, size] how much of each pixel a new one has: its centre lies a quarter of a pixel off one, ¾ of the next."""
+    places = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(size)))
+
+
+def upsample_bilinear(p, x):
+    rows, columns = between(x.shape[1]), between(x.shape[2])
+    return conv(p["conv"], np.einsum("ih,jw,bhwc->bijc", rows, columns, x))
+
+
+def upsample_transposed(p, x):
+    spread = np.zeros((len(x), 2 * x.shape[1] + 3, 2 * x.shape[2] + 3, x.shape[3]))
+    spread[:, 2:-1:2, 2:-1:2] = x
+    out = np.zeros((len(x), 2 * x.shape[1], 2 * x.shape[2], p["conv"]["kernel"].shape[-1])) + p["conv"]["bias"]
+    for row, column in np.ndindex(out.shape[1:3]):
+        out[:, row, column] += np.tensordot(spread[:, row : row + 4, column : column + 4], p["conv"]["kernel"], 3)
+    return out
+
+
+DOWN = {"conv": downsample, "conv_centred": downsample_centred, "pool": lambda p, x: half_size(x)}
+UP = {"nearest": upsample, "bilinear": upsample_bilinear, "transposed": upsample_transposed}
 
 
 X, EMBEDDING = 0.5 + normals(1, 2, 6, 4, 8), normals(2, 2, 12)
@@ -187,8 +217,13 @@ MODULES = (
     ("attention_of_4_heads", AttentionBlock(4, 2, F32), (X,), lambda p, x: attention_block(p, x, 4, 2), X.shape),
     ("attention_pool", AttentionPool(1, F32), (X,), lambda p, x: attention_pool(p, x, 1), (2, 8)),
     ("attention_pool_of_4_heads", AttentionPool(4, F32), (X,), lambda p, x: attention_pool(p, x, 4), (2, 8)),
-    ("downsample", Downsample(F32), (X,), downsample, (2, 3, 2, 8)),
-    ("upsample", Upsample(F32), (X,), upsample, (2, 12, 8, 8)),
+    *(
+        (f"down_by_{kind}", Downsample(F32, kind), (X,), expected, (2, 3, 2, 8))
+        for kind, expected in DOWN.items()
+        if kind != "pool"
+    ),
+    *((f"up_by_{kind}", Upsample(F32, kind), (X,), expected, (2, 12, 8, 8)) for kind, expected in UP.items()),
+    ("norm_of_small_values", group_norm(4, F32, "n", 1e-2), (X / 9,), lambda p, x: norm(p, x, 4, 1e-2), X.shape),
 )
 
 
@@ -227,6 +262,41 @@ def test_timestep_embedding_is_sines_then_cosines_from_rate_one_to_a_ten_thousan
 def test_timestep_embedding_of_fractional_and_of_bfloat16_times_is_float32():
     chex.assert_type(timestep_embedding(jnp.array([3], BF16), 8), F32)
     np.testing.assert_allclose(timestep_embedding(jnp.array([2.5]), 8), sinusoids([2.5], 8), atol=1e-6)
+
+
+@pytest.mark.parametrize(("first", "waves"), [(False, (np.sin, np.cos)), (True, (np.cos, np.sin))], ids=["sines", "cosines"])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_timestep_embedding_begins_with_either_wave_and_ends_at_either_rate(first, waves, shift):
+    t = np.array([0, 1, 2.5], np.float32)
+    found = timestep_embedding(t, 16, cosine_first=first, frequency_shift=shift)
+    np.testing.assert_allclose(found, sinusoids(t, 16, waves, shift), rtol=0, atol=2e-6)
+
+
+def test_pooling_has_no_parameters():
+    image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    out, params = Downsample(F32, "pool").init_with_output(jax.random.key(0), image)
+    assert not params
+    np.testing.assert_array_equal(out[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Downsample(F32, "max"), "unknown downsample 'max'.*pool"),
+        (Upsample(F32, "linear"), "unknown upsample 'linear'.*bilinear"),
+    ],
+)
+def test_an_unknown_way_down_or_up_is_refused(layer, message):
+    with pytest.raises(InvalidInput, match=message):
+        layer.init(jax.random.key(0), X)
+
+
+def test_attention_of_float64_is_float64():
+    with jax.enable_x64(True):
+        query, key, value = (np.random.default_rng(seed).normal(size=(1, 5, 2, 3)) for seed in range(3))
+        weights = np.exp(np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(3))
+        expected = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value)
+        np.testing.assert_allclose(attend(*map(jnp.asarray, (query, key, value))), expected, rtol=0, atol=1e-14)
 
 
 def test_stride_2_looks_below_and_to_the_right_alone():

@@ -15,11 +15,12 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.unet import UNet
 from tests.models.test_layers import (
     BF16,
+    DOWN,
     F32,
+    UP,
     attention_block,
     conv,
     dense,
-    downsample,
     half_size,
     norm,
     normals,
@@ -28,7 +29,6 @@ from tests.models.test_layers import (
     silu,
     sinusoids,
     twice_size,
-    upsample,
 )
 
 QUICK = {"xla_backend_optimization_level": 0}  # the same operations, compiled three times as fast
@@ -39,6 +39,10 @@ LABELLED = UNet(**TINY, multipliers=(1, 2), blocks=2, num_classes=5, out_channel
 SCALED = UNet(**TINY, multipliers=(1, 2), blocks=1, out_channels=6, scale_shift=True)
 ENLARGING = UNet(**TINY, multipliers=(1, 2), blocks=1, block_resampling=True, head_channels=4, low_resolution=True)
 GUIDED = UNet(**TINY, multipliers=(1, 2), blocks=1, num_classes=4, null_label=True)
+OPENAI = UNet(**TINY, multipliers=(1, 2), blocks=1, heads=2, norm_eps=1e-2, downsample="conv_centred", time_channels=12)
+OPENAI = OPENAI.clone(time_cosine_first=True, time_frequency_shift=0, time_scale=0.25, num_classes=5, middle_attention=False)
+LINKED = UNet(**TINY, multipliers=(1, 2, 2), blocks=1, skip="add", downsample="pool", upsample="transposed")
+BILINEAR = UNet(**TINY, multipliers=(1, 2), blocks=1, upsample="bilinear", low_resolution=True, low_res_time=False)
 AUGMENTED = UNet(**TINY, multipliers=(1, 2), blocks=1, num_classes=5, augmentation=3)
 
 
@@ -78,22 +82,32 @@ class Reference:
         self.net, self.p = net, p
 
     def time(self, t, name="time", also=0):
-        return dense(self.p[f"{name}_1"], silu(dense(self.p[f"{name}_0"], sinusoids(t, self.net.channels)) + also))
+        waves = (np.cos, np.sin) if self.net.time_cosine_first else (np.sin, np.cos)
+        features = self.net.time_channels or self.net.channels
+        told = sinusoids(t * self.net.time_scale, features, waves, self.net.time_frequency_shift)
+        return dense(self.p[f"{name}_1"], silu(dense(self.p[f"{name}_0"], told) + also))
 
     def resnet(self, x, name, **options):
-        return res_block(self.p[name], x, self.embedding, self.net.groups, self.net.scale_shift, **options)
+        return res_block(
+            self.p[name], x, self.embedding, self.net.groups, self.net.scale_shift, eps=self.net.norm_eps, **options
+        )
 
     def attention(self, x, name):
         if name not in self.p:
             return x
         heads = x.shape[-1] // self.net.head_channels if self.net.head_channels else self.net.heads
-        return attention_block(self.p[name], x, heads, self.net.groups)
+        return attention_block(self.p[name], x, heads, self.net.groups, self.net.norm_eps)
 
     def block(self, x, name):
         return self.attention(self.resnet(x, f"{name}_resnet"), f"{name}_attention")
 
     def resampled(self, x, name, in_block, alone):
-        return self.resnet(x, name, resample=in_block) if self.net.block_resampling else alone(self.p[name], x)
+        return self.resnet(x, name, resample=in_block) if self.net.block_resampling else alone(self.p.get(name), x)
+
+    def joined(self, x, skip, name):
+        if self.net.skip == "concatenate":
+            return np.concatenate([x, skip], axis=-1)
+        return x + (dense(self.p[name], skip) if name in self.p else skip)
 
     def down(self, x):
         """The way down and the middle, and what each step of it comes to."""
@@ -104,7 +118,7 @@ class Reference:
                 x = self.block(x, f"down_{level}_{number}")
                 skips.append(x)
             if level != levels[-1]:
-                x = self.resampled(x, f"down_{level}_downsample", half_size, downsample)
+                x = self.resampled(x, f"down_{level}_downsample", half_size, DOWN[self.net.downsample])
                 skips.append(x)
         x = self.resnet(x, "mid_0_resnet")
         x = self.attention(x, "mid_attention")
@@ -118,16 +132,16 @@ def reference(net: UNet, p, x, t, labels=None, low_res=None, low_res_t=None, aug
     if labels is not None:
         it.embedding = it.embedding + p["label"]["embedding"][labels]
     if low_res is not None:
-        it.embedding = it.embedding + it.time(low_res_t, "low_res_time")
+        it.embedding = it.embedding + (it.time(low_res_t, "low_res_time") if net.low_res_time else 0)
         x = np.concatenate([x, low_res], axis=-1)
     x, skips = it.down(x)
     for level in reversed(range(len(net.multipliers))):
         for number in range(net.blocks + 1):
-            x = it.block(np.concatenate([x, skips.pop()], axis=-1), f"up_{level}_{number}")
+            x = it.block(it.joined(x, skips.pop(), f"up_{level}_{number}_skip"), f"up_{level}_{number}")
         if level:
-            x = it.resampled(x, f"up_{level}_upsample", twice_size, upsample)
+            x = it.resampled(x, f"up_{level}_upsample", twice_size, UP[net.upsample])
     assert not skips
-    return conv(p["conv_out"], silu(norm(p["norm_out"], x, net.groups)))
+    return conv(p["conv_out"], silu(norm(p["norm_out"], x, net.groups, net.norm_eps)))
 
 
 def assert_agrees_with_the_reference(net, apply):
@@ -143,8 +157,11 @@ def assert_agrees_with_the_reference(net, apply):
 
 @pytest.mark.parametrize(
     "net",
-    [PLAIN, SCALED, ENLARGING, GUIDED, AUGMENTED],
-    ids=["plain", "scale and shift", "resampled in blocks, enlarging", "no class", "augmented"],
+    [PLAIN, SCALED, ENLARGING, GUIDED, AUGMENTED, OPENAI, LINKED, BILINEAR],
+    ids=[
+        *("plain", "scale and shift", "resampled in blocks, enlarging", "no class", "augmented", "as OpenAI's"),
+        *("skips added, pooled, transposed", "bilinear, enlarging and not told of noise"),
+    ],
 )
 def test_float32_agrees_with_the_float64_reference(net):
     assert_agrees_with_the_reference(net, partial(run, net))
@@ -219,6 +236,20 @@ def test_a_small_image_and_its_noise_matter_to_their_own_row():
         difference = np.abs(run(ENLARGING, params, *arrays, **{**small, name: changed}) - before).max(axis=(1, 2, 3))
         np.testing.assert_array_equal(difference[[0, 2]], 0)
         assert difference[1] > 1e-2
+
+
+def test_skips_that_are_added_bring_a_projection_where_the_channels_differ_and_narrow_what_follows():
+    added, beside = (shapes(PLAIN.clone(skip=skip), *inputs(PLAIN)) for skip in ("add", "concatenate"))
+    assert {name for name in added if name.endswith("_skip")} == {"up_1_1_skip", "up_0_0_skip"}
+    assert added["up_1_1_skip"]["kernel"].shape == (8, 16)  # what level 0 left, where level 1 has twice the channels
+    assert added["up_0_1_resnet"]["conv1"]["kernel"].shape == (3, 3, 8, 8)
+    assert beside["up_0_1_resnet"]["conv1"]["kernel"].shape == (3, 3, 16, 8)
+
+
+def test_no_attention_in_the_middle_takes_its_parameters_away_and_nothing_else():
+    plain, without = shapes(PLAIN, *inputs(PLAIN)), shapes(PLAIN.clone(middle_attention=False), *inputs(PLAIN))
+    assert {name: plain[name] for name in without} == without
+    assert plain.keys() - without.keys() == {"mid_attention"}
 
 
 def test_an_augmentation_brings_a_matrix_and_nothing_else():
@@ -296,7 +327,9 @@ def test_initial_parameters_are_as_in_the_public_code_and_the_output_starts_near
 
 
 @pytest.mark.parametrize(
-    "net", [LABELLED, SCALED, ENLARGING, AUGMENTED], ids=["labelled", "scale and shift", "enlarging", "augmented"]
+    "net",
+    [LABELLED, SCALED, ENLARGING, AUGMENTED, LINKED],
+    ids=["labelled", "scale and shift", "enlarging", "augmented", "skips added"],
 )
 def test_gradients_reach_every_parameter(net):
     params, arrays, small = parameters(net), inputs(net), small_image(net) | told(net)
@@ -433,6 +466,9 @@ def test_an_nnx_module_made_of_the_network_gives_the_same():
         ({"channels": 12, "groups": 8, "multipliers": (2,)}, (2, 8, 8, 3), None, "12 channels do not split into groups=8"),
         ({"attention_resolutions": (4, 3)}, (2, 8, 8, 3), None, r"\(4, 3\): the heights here are \[8, 4, 2\]"),
         ({"channels": 5, "groups": 5}, (2, 8, 8, 3), None, "channels=5: expected an even number"),
+        ({"skip": "sum"}, (2, 8, 8, 3), None, "unknown skip 'sum': expected one of concatenate, add"),
+        ({"time_frequency_shift": 4}, (2, 8, 8, 3), None, "time_frequency_shift=4: expected from 0 to less than the 4 freq"),
+        ({"time_channels": 7}, (2, 8, 8, 3), None, "time_channels=7: expected an even number"),
         ({"heads": 16, "multipliers": (2,)}, (2, 8, 8, 3), None, "8 channels do not split into groups=4 and heads=16"),
     ],
 )
