@@ -22,14 +22,22 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Left out:
 MODE = flags.DEFINE_string("mode", "train", "; ".join(f"{name}: {text}" for name, text in MODES.items()))
 TASK = flags.DEFINE_string("task", None, "What --mode edit does: inpaint, interpolate, encode, translate, sdedit or enlarge.")
 IMAGES = flags.DEFINE_string("images", None, "To what: an image file or a folder. Left out: held-out images of the run's data.")
-OUT = flags.DEFINE_string("out", None, "For --mode export_weights: the folder to write; it opens as a --workdir.")
+OUT = flags.DEFINE_string("out", None, "For --mode export_weights: the folder to write.")
+TO = flags.DEFINE_string("to", None, "In what form: safetensors (it opens as a --workdir) or diffusers.")
+FROM = flags.DEFINE_string("from", None, "For --mode import_weights: a folder, a file, or USER/NAME on the Hugging Face hub.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes. Left out: found by JAX.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this command together.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0 on.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "For --mode plan: v5e:16x16 (also v4, v5p, v6e), gpu:8xH100 or cpu:8.")
 MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, white where the images are to be drawn anew.")
 
-OWN_FLAGS = {"edit": (TASK, IMAGES, MASK), "export_weights": (OUT,), "plan": (TOPOLOGY,)}  # kept as settings of these names
+# Each is kept as the setting of its name.
+OWN_FLAGS = {
+    "edit": (TASK, IMAGES, MASK),
+    "export_weights": (OUT, TO),
+    "import_weights": (FROM,),
+    "plan": (TOPOLOGY,),
+}
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -39,6 +47,8 @@ def parse(argv: list[str]) -> list[str]:
         settings.check_name(arg.removeprefix("--config.").partition("=")[0])
     if config is not None:
         settings.check_file(config)
+    elif written(argv, "mode") == "import_weights" and workdir is not None:
+        argv = [argv[0], f"--config={settings.__file__}", *argv[1:]]
     elif workdir is not None:
         settings.read_config(place(workdir))
         argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
@@ -68,6 +78,7 @@ def main(_: list[str]) -> None:
             raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
         config[mode].update(given)
     workdir = place(WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}")
+    config.import_weights.given = tuple(sorted(config_flags.get_override_values(flags.FLAGS["config"])))
     together = {"timeout": config.runtime.heartbeat, "stop_together": MODE.value == "train"}
     processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, **together)
     devices = devices_of_cpu(config, MODE.value, processes)

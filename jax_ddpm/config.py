@@ -169,11 +169,18 @@ def default_config() -> ConfigDict:
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 
     config.export_weights = export = ConfigDict()
+    export.to = "safetensors"  # safetensors (it opens like a run), diffusers
+    export.average = True  # the averaged weights; else those that the last step left
     export.out = ""  # the folder that --mode export_weights writes
     export.dtype = "float32"  # what the weights are stored in: float32, bfloat16 (half the room, 8 bits of each number)
 
     config.plan = plan = ConfigDict()
     plan.topology = ""  # the devices that --mode plan plans for: v5e:16x16, v5p:2x2x4, gpu:8xH100, cpu:8
+
+    config.import_weights = importing = ConfigDict()
+    importing["from"] = ""  # what --mode import_weights reads: a folder, a file, or a name on the Hugging Face hub, USER/NAME
+    importing.qkv = ""  # of OpenAI's networks: by_head, whole (use_new_attention_order); "": as the published ones have it
+    importing.given = ()  # the settings that flags gave, which go before what the source says; found out by run.py
 
     config.profile = profile = ConfigDict()
     profile.start = 10  # the first step after the start of the command that is traced; the first ones wait for the compiler
@@ -186,9 +193,9 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
-def get_config(workdir: str) -> ConfigDict:
-    """The settings kept in a workdir, in the form that the flag `--config FILE:ARGUMENT` calls."""
-    return read_config(place(workdir))
+def get_config(workdir: str = "") -> ConfigDict:
+    """The settings kept in a workdir, or the defaults, in the form that the flag `--config FILE:ARGUMENT` calls."""
+    return read_config(place(workdir)) if workdir else default_config()
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

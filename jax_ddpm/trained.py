@@ -15,6 +15,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import init_params, make_network, make_schedule
 from jax_ddpm.files import place
 from jax_ddpm.models.classifier import NoisyClassifier
+from jax_ddpm.step_program import new_state
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import abstract, replicated
 from jax_ddpm.training.state import Params
@@ -35,7 +36,7 @@ class Classifier(NamedTuple):
     params: Params
 
 
-def open_run(config: ConfigDict, workdir: Path, mesh: Mesh) -> Weights:
+def open_run(config: ConfigDict, workdir: Path, mesh: Mesh, *, average: bool = True) -> Weights:
     """The averaged parameters of the newest checkpoint, and its step; nothing in `workdir` is touched.
 
     Where there are no checkpoints, those of the weights file that `--mode export_weights` writes.
@@ -43,6 +44,7 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh) -> Weights:
     Args:
       config: the run's, in what training fixed; the names of its classes are filled in.
       mesh: over whose devices the parameters are replicated.
+      average: False for the parameters as the last step left them, of a run that has checkpoints.
     Raises:
       InvalidInput: there is no run, it has other settings, or no checkpoint yet.
     """
@@ -51,8 +53,10 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh) -> Weights:
     check(config)
     like = abstract(jax.eval_shape(partial(init_params, config), jax.random.key(0)), replicated(mesh))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        if checkpoints.latest_step is None and (workdir / WEIGHTS_FILE).is_file():
+        if average and checkpoints.latest_step is None and (workdir / WEIGHTS_FILE).is_file():
             return read_weights(workdir / WEIGHTS_FILE, like)
+        if not average:
+            return Weights(*checkpoints.restore_params(abstract(jax.eval_shape(partial(new_state, config)), replicated(mesh))))
         return Weights(*checkpoints.restore_ema(like))
 
 

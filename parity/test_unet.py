@@ -1,81 +1,211 @@
-"""The U-Net with random weights of diffusers' UNet2DModel: the same output, and what does not fit is named."""
+"""Networks go from diffusers to us and back: the same output, the same image, bit for bit the same tensors.
+
+Each is a UNet2DModel of random weights, saved by diffusers and imported by the command; what it exports again is opened
+by diffusers' DDPMPipeline.
+"""
+
+from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.models import embeddings
 
+from jax_ddpm import experiment
+from jax_ddpm.commands import export_weights, import_weights
+from jax_ddpm.config import default_config, read_config
+from jax_ddpm.diffusion.sampling import sample
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.interop.diffusers import from_diffusers
-from jax_ddpm.models.unet import UNet
+from jax_ddpm.trained import open_run
+from jax_ddpm.training.sharding import make_mesh
+from parity.sides import _Float64
 
-# Levels with attention, channels, blocks a level; what the blocks of diffusers are called follows.
+DDPM = {"norm_eps": 1e-6, "attention_head_dim": None, "downsample_padding": 0, "freq_shift": 1, "flip_sin_to_cos": False}
+
+
+def blocks(attention, within=False):
+    down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if within else ("DownBlock2D", "UpBlock2D")
+    return {
+        "down_block_types": tuple("AttnDownBlock2D" if each else down for each in attention),
+        "up_block_types": tuple("AttnUpBlock2D" if each else up for each in reversed(attention)),
+        **({"downsample_type": "resnet", "upsample_type": "resnet"} if within else {}),
+    }
+
+
+# Those of the public checkpoints, narrower and smaller, then what else UNet2DModel can be told.
 LAYOUTS = {
-    "as in configs/fashion_mnist.py": ((False, False, True), (32, 64, 64), 1),
-    "as google/ddpm-cifar10-32, narrower": ((False, True, False, False), (16, 32, 32, 32), 2),
+    "CIFAR-10": DDPM | {"block_out_channels": (16, 32, 32, 32)} | blocks((0, 1, 0, 0)),
+    "CelebA-HQ, LSUN church, bedroom and cat, 256 pixels": DDPM
+    | {"block_out_channels": (8, 8, 16, 16, 32, 32), "sample_size": 32}
+    | blocks((0, 0, 0, 0, 1, 0)),
+    "as configs/fashion_mnist.py": DDPM | {"block_out_channels": (16, 32, 32), "layers_per_block": 1} | blocks((0, 0, 1)),
+    "the constructor's": {"block_out_channels": (16, 32, 48, 64), "layers_per_block": 1},
+    "scale and shift, within blocks": {
+        **{"block_out_channels": (16, 32), "layers_per_block": 3, "resnet_time_scale_shift": "scale_shift", "out_channels": 6},
+        **{"attn_norm_num_groups": 8, "attention_head_dim": 4, "num_class_embeds": 5, **blocks((0, 1), within=True)},
+    },
+    "grey, no attention": {"block_out_channels": (16, 32), "in_channels": 1, "out_channels": 1, "add_attention": False}
+    | blocks((0, 0)),
 }
+EACH = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
-def theirs(attention, widths, blocks) -> UNet2DModel:
+def theirs(layout) -> UNet2DModel:
     torch.manual_seed(0)
-    model = UNet2DModel(
-        sample_size=16,
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=widths,
-        layers_per_block=blocks,
-        down_block_types=tuple("AttnDownBlock2D" if each else "DownBlock2D" for each in attention),
-        up_block_types=tuple("AttnUpBlock2D" if each else "UpBlock2D" for each in reversed(attention)),
-        norm_num_groups=8,
-        norm_eps=1e-6,
-        attention_head_dim=None,
-        downsample_padding=0,
-        freq_shift=1,
-        flip_sin_to_cos=False,
-    )
+    model = UNet2DModel(**{"sample_size": 16, "norm_num_groups": 8, **layout})
     for name, parameter in model.named_parameters():  # at first all 1 and all 0, which hides mistakes
         if parameter.ndim == 1:
             parameter.data = torch.randn_like(parameter) * 0.3 + ("norm" in name and name.endswith("weight"))
     return model.eval()
 
 
-def ours(attention, widths, blocks) -> UNet:
-    return UNet(
-        out_channels=3,
-        channels=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        blocks=blocks,
-        attention_resolutions=tuple(16 // 2**level for level, has in enumerate(attention) if has),
-        dropout=0.0,
-        groups=8,
-    )
+def imported(source, workdir, **given):
+    config = default_config()
+    config.update_from_flattened_dict(given)
+    config.import_weights.update({"from": str(source), "given": tuple(given)})
+    import_weights.main(config, workdir)
+    return read_config(workdir)
 
 
-def shapes(network: UNet):
-    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros(1))["params"]
+def ours(workdir):
+    """The network, and the parameters that open."""
+    config = read_config(workdir)
+    return experiment.make_network(config), open_run(config, workdir, make_mesh()).params
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_the_same_weights_give_the_same_output(layout):
-    model, network = theirs(*layout), ours(*layout)
-    params = from_diffusers({name: tensor.numpy() for name, tensor in model.state_dict().items()}, shapes(network))
-    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-    t = np.array([3, 999])
+def inputs(model):
+    x = np.random.default_rng(0).normal(size=(2, model.config.in_channels, *[model.config.sample_size] * 2))
+    labels = {} if model.class_embedding is None else {"class_labels": torch.tensor([4, 0])}
+    return torch.from_numpy(x), torch.tensor([3, 999]), labels
+
+
+def channels_last(x: torch.Tensor) -> np.ndarray:
+    return x.numpy().transpose(0, 2, 3, 1)
+
+
+def outputs(model, workdir, dtype):
+    """Theirs and ours."""
+    (network, params), (x, t, labels) = ours(workdir), inputs(model)
     with torch.no_grad():
-        expected = model(torch.from_numpy(x.transpose(0, 3, 1, 2)), torch.from_numpy(t)).sample.numpy().transpose(0, 2, 3, 1)
-    found = network.apply({"params": params}, x, t.astype(np.float32))
-    # Some thirty layers of float32, each summing a few hundred products in another order.
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        expected = channels_last(model.to(getattr(torch, dtype))(x.to(getattr(torch, dtype)), t, **labels).sample)
+    told = [each.numpy() for each in labels.values()]
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    network = network.clone(dtype=jnp.dtype(dtype))
+    found = jax.jit(network.apply)({"params": params}, channels_last(x).astype(dtype), t.numpy().astype(dtype), *told)
+    return np.asarray(found), expected
 
 
-def test_what_does_not_fit_is_named():
-    layout = LAYOUTS["as in configs/fashion_mnist.py"]
-    tensors = {name: tensor.numpy() for name, tensor in theirs(*layout).state_dict().items()}
-    like = shapes(ours(*layout))
-    without = {name: tensor for name, tensor in tensors.items() if name != "conv_in.weight"}
-    with pytest.raises(InvalidInput, match=r"missing conv_in\.weight; left over more\.bias"):
-        from_diffusers(without | {"more.bias": np.zeros(3)}, like)
-    with pytest.raises(InvalidInput, match=r"conv_in\.bias has shape \(7,\): .* expected \(32,\)"):
-        from_diffusers(tensors | {"conv_in.bias": np.zeros(7)}, like)
+@EACH
+def test_the_same_output_bit_for_bit_the_same_tensors_and_the_way_back(layout, tmp_path):
+    model = theirs(layout)
+    model.save_pretrained(tmp_path / "theirs")
+    config = imported(tmp_path / "theirs", tmp_path / "run")
+    found, expected = outputs(model, tmp_path / "run", "float32")
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    assert np.abs(expected).max() > 0.3
+
+    config.export_weights.update(to="diffusers", out=str(tmp_path / "back"))
+    export_weights.main(config, tmp_path / "run")
+    back = DDPMPipeline.from_pretrained(str(tmp_path / "back"))
+    state, again = model.state_dict(), back.unet.state_dict()
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+
+    # In float64 the two are the same formula. That of the time is float32 in theirs: their module is handed another torch.
+    with jax.enable_x64(True), mock.patch.object(embeddings, "torch", _Float64(torch)):
+        found, expected = outputs(model, tmp_path / "run", "float64")
+    assert found.dtype == expected.dtype == np.float64
+    assert np.abs(found - expected).max() < 1e-10 * np.abs(expected).max()
+
+
+def test_fifty_steps_of_ddim_draw_the_same_image_in_both_worlds(tmp_path):
+    model = theirs(LAYOUTS["CIFAR-10"])
+    DDPMPipeline(model, DDPMScheduler(clip_sample=True, variance_type="fixed_large")).save_pretrained(tmp_path / "theirs")
+    config = imported(tmp_path / "theirs", tmp_path / "run")
+    assert config.diffusion.variance == "fixed_large"
+    config.sampler.update(name="ddim", steps=50, spacing="leading", rederive_eps=False)
+    network, params = ours(tmp_path / "run")
+    sampler, key = experiment.make_sampler(config), jax.random.key(0)
+    x_T = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    found = jax.jit(lambda x: sample(sampler, experiment.make_denoiser(network, params, None), x, key))(x_T)
+
+    scheduler = DDIMScheduler.from_pretrained(str(tmp_path / "theirs"), subfolder="scheduler")
+    scheduler.set_timesteps(50)
+    x = torch.from_numpy(x_T.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(model(x, t).sample, t, x).prev_sample
+    assert x.abs().max() > 0.3
+    np.testing.assert_allclose(found, channels_last(x), rtol=0, atol=1e-3)
+
+
+SCHEDULERS = {
+    "linear": {},
+    "other ends": {"num_train_timesteps": 400, "beta_start": 0.001, "beta_end": 0.03, "variance_type": "fixed_large"},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample": False},
+    "scaled linear": {"beta_schedule": "scaled_linear", "prediction_type": "sample", "rescale_betas_zero_snr": True},
+    "sigmoid": {"beta_schedule": "sigmoid"},
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_the_noise_comes_over_and_goes_back(scheduler, tmp_path):
+    model = theirs({"block_out_channels": (8,), "layers_per_block": 1, **blocks((0,))})
+    before = DDPMScheduler(**scheduler)
+    DDPMPipeline(model, before).save_pretrained(tmp_path / "theirs")
+    config = imported(tmp_path / "theirs", tmp_path / "run")
+    betas = np.asarray(experiment.make_schedule(config).betas)
+    # Theirs are one less a quotient of float32, each of which is off by 2^-24 and more; towards the end ᾱ is 1e-9 or less.
+    np.testing.assert_allclose(betas, before.betas, rtol=2e-4, atol=5e-7)
+    config.export_weights.update(to="diffusers", out=str(tmp_path / "back"))
+    export_weights.main(config, tmp_path / "run")
+    after = DDPMPipeline.from_pretrained(str(tmp_path / "back")).scheduler
+    np.testing.assert_allclose(after.betas, before.betas, rtol=1e-6, atol=1e-9)
+    for name in ("prediction_type", "variance_type", "clip_sample", "rescale_betas_zero_snr", "num_train_timesteps"):
+        assert after.config[name] == before.config[name]
+
+
+def test_a_bin_file_and_the_old_names_of_attention_open_too(tmp_path):
+    model = theirs(LAYOUTS["CIFAR-10"])
+    model.save_pretrained(tmp_path / "new")
+    model.save_pretrained(tmp_path / "old", safe_serialization=False)
+    path = tmp_path / "old/diffusion_pytorch_model.bin"
+    state, names = torch.load(path), {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for new, old in names.items():
+        state = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in state.items()}
+    assert sum(".proj_attn." in name for name in state) == 2 * 6
+    torch.save(state, path)
+    params = []
+    for kind in ("new", "old"):
+        imported(tmp_path / kind, tmp_path / "runs" / kind)
+        params.append(ours(tmp_path / "runs" / kind)[1])
+    jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+def test_a_name_on_the_hub_is_found_where_its_library_keeps_it(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    revision = "0" * 40
+    kept = tmp_path / "cache" / "models--somebody--ddpm"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text(revision)
+    theirs(LAYOUTS["CIFAR-10"]).save_pretrained(kept / "snapshots" / revision)
+    offline = partial(huggingface_hub.snapshot_download, cache_dir=tmp_path / "cache", local_files_only=True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    assert imported("somebody/ddpm", tmp_path / "run").model.channels == 16
+    with pytest.raises(InvalidInput, match="nobody/ddpm is neither here nor to be had from the Hugging Face hub"):
+        imported("nobody/ddpm", tmp_path / "other")
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    model = theirs(LAYOUTS["CIFAR-10"])
+    model.conv_in.bias = None
+    model.register_parameter("more", torch.nn.Parameter(torch.zeros(3)))
+    model.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(InvalidInput, match=r"missing conv_in\.bias; left over more$"):
+        imported(tmp_path / "theirs", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,18 +1,28 @@
-"""--mode export_weights: the averaged weights of a run, with its settings, in a folder of their own."""
+"""--mode export_weights: the weights of a run, with its settings, in a folder of their own."""
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
+from safetensors.numpy import save
 
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.experiment import DTYPES
-from jax_ddpm.files import place
+from jax_ddpm.experiment import DTYPES, make_network, make_schedule
+from jax_ddpm.files import place, write_whole
+from jax_ddpm.interop.diffusers import to_diffusers
+from jax_ddpm.interop.diffusers_config import scheduler_config, unet_config
+from jax_ddpm.interop.find import CONFIG, SCHEDULER, WEIGHTS
+from jax_ddpm.models.unet import UNet
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
-from jax_ddpm.training.weights import FILE_NAME, write_weights
+from jax_ddpm.training.weights import FILE_NAME, Weights, write_weights
 
 PLACES = (
     ("data", "directory"),
@@ -22,6 +32,7 @@ PLACES = (
     ("edit", "mask"),
     ("eval", "classifier"),
     ("export_weights", "out"),
+    ("import_weights", "from"),
     ("runtime", "compilation_cache"),
 )
 
@@ -29,22 +40,58 @@ PLACES = (
 def main(config: ConfigDict, workdir: Path) -> None:
     """Writes `export_weights.out`: weights and settings, all that sampling, editing, evaluating and training further need.
 
+    In the form of diffusers, what its DDPMPipeline opens.
+
     Raises:
-      InvalidInput: no folder to write is named, or one that holds a run.
+      InvalidInput: no folder to write is named, or one that holds a run; or diffusers has no such network.
     """
     out = place(config.export_weights.out)
     dtype = choose("export_weights.dtype", config.export_weights.dtype, DTYPES)
+    write, opened = choose("export_weights.to", config.export_weights.to, FORMATS)
     if not config.export_weights.out:
         raise InvalidInput("no folder named: say where the weights are to go, --out FOLDER")
     if (out / "checkpoints").exists():
         raise InvalidInput(f"{out} holds a run, whose checkpoints come before a file of weights: name another folder by --out")
-    params, step = open_run(config, workdir, make_mesh())
-    write_config(without_places(config), out)
-    path = write_weights(out / FILE_NAME, params, step, dtype)
+    weights = open_run(config, workdir, make_mesh(), average=config.export_weights.average)
+    path, (params, step) = write(config, weights, out), weights
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     megabytes = size * jnp.dtype(dtype).itemsize / 1e6
     print(f"{size:,} parameters of step {step} as {config.export_weights.dtype}, {megabytes:.2f} MB: {path}")
-    print(f"they open with: python run.py --mode sample --workdir {out}")
+    print(f"they open with: {opened.format(out=str(out))}")
+
+
+def _as_run(config: ConfigDict, weights: Weights, out: Path) -> Path:
+    write_config(without_places(config), out)
+    return write_weights(out / FILE_NAME, *weights, dtype=DTYPES[config.export_weights.dtype])
+
+
+def _as_diffusers(config: ConfigDict, weights: Weights, out: Path) -> Path:
+    """A folder as DDPMPipeline.save_pretrained writes it."""
+    network = make_network(config)
+    if not isinstance(network, UNet) or network.augmentation:
+        raise InvalidInput("diffusers has U-Nets alone, and none that is told how images were augmented")
+    labels = network.num_classes + network.null_label
+    unet = unet_config(config.model, config.data.image_size, config.data.channels, network.out_channels, labels)
+    scheduler = scheduler_config(config.diffusion, np.asarray(make_schedule(config).betas), config.sampler.clip)
+    tensors = to_diffusers(weights.params)
+    dtype = np.dtype(DTYPES[config.export_weights.dtype])
+    content = save({name: np.ascontiguousarray(tensor, dtype) for name, tensor in tensors.items()}, {"format": "pt"})
+    index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    files = {"model_index.json": index, f"unet/{CONFIG}": unet, f"scheduler/{SCHEDULER}": scheduler}
+    for name, values in files.items():
+        write_whole(out / name, partial(_write_json, values))
+    return write_whole(out / "unet" / WEIGHTS[0], lambda path: path.write_bytes(content))
+
+
+def _write_json(values: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+# How weights are written, and how they are opened then.
+FORMATS: dict[str, tuple[Callable[[ConfigDict, Weights, Path], Path], str]] = {
+    "safetensors": (_as_run, "python run.py --mode sample --workdir {out}"),
+    "diffusers": (_as_diffusers, "diffusers.DDPMPipeline.from_pretrained({out!r})"),
+}
 
 
 def without_places(config: ConfigDict) -> ConfigDict:

@@ -1,43 +1,52 @@
-"""Weights of the U-Net as diffusers lays them out (UNet2DModel), under our names and in our order of axes."""
+"""U-Nets as diffusers lays them out (UNet2DModel): its names for our tensors, both ways."""
 
 import re
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jax_ddpm.errors import InvalidInput
+from jax_ddpm.interop.diffusers_config import unet_settings
+from jax_ddpm.interop.names import LEAVES, Found, to_ours, to_theirs
 from jax_ddpm.training.state import Params
 
-_MODULES = {"time_0": "time_embedding.linear_1", "time_1": "time_embedding.linear_2", "norm_out": "conv_norm_out"}
+_MODULES = {"time_0": "time_embedding.linear_1", "time_1": "time_embedding.linear_2", "norm_out": "conv_norm_out"} | {
+    "label": "class_embedding"
+}
 _MIDDLE = {"0_resnet": "resnets.0", "1_resnet": "resnets.1", "attention": "attentions.0"}
 _IN_RESNET = {"embedding": "time_emb_proj", "skip": "conv_shortcut"}
 _IN_ATTENTION = {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def find_diffusers(network: Mapping[str, Any], tensors: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Found:
+    """The U-Net that a config.json and a state dict of diffusers make.
+
+    Args:
+      network: what config.json says.
+      tensors: by name; attention by its new or its old names.
+      given: settings that the user has given, dotted; data.image_size is needed where sample_size is not there.
+    Raises:
+      InvalidInput: it has a part that this U-Net does not; the message names the key, its value and what there is.
+    """
+    tensors = {_new_name(name): tensor for name, tensor in tensors.items()}
+    settings = unet_settings(network, given.get("data.image_size"))
+    return Found("diffusers' U-Net", settings, lambda like, _: from_diffusers(tensors, like))
 
 
 def from_diffusers(tensors: Mapping[str, np.ndarray], like: Params) -> Params:
-    """Our parameters from a state dict of diffusers' UNet2DModel.
+    """Our parameters from a state dict of diffusers' UNet2DModel; arguments and errors as in `to_ours`."""
+    return to_ours(tensors, like, partial(diffusers_name, levels=_levels(like)))
 
-    Args:
-      tensors: by name; convolutions are [out, in, height, width], dense layers [out, in].
-      like: the shapes wanted, those of a U-Net of the same architecture.
-    Returns:
-      A tree of NumPy arrays.
-    Raises:
-      InvalidInput: a tensor is missing, left over or of another shape; the message names it.
-    """
-    wanted = flatten_dict(like, sep=".")
-    levels = 1 + max(int(found[1]) for name in wanted if (found := re.match(r"up_(\d+)_", name)))
-    theirs = {name: diffusers_name(name, levels) for name in wanted}
-    missing, left_over = set(theirs.values()) - tensors.keys(), tensors.keys() - set(theirs.values())
-    if missing or left_over:
-        raise InvalidInput(
-            f"these are not the tensors of this network: missing {', '.join(sorted(missing)) or 'none'}; "
-            f"left over {', '.join(sorted(left_over)) or 'none'}"
-        )
-    return unflatten_dict({name: _turned(theirs[name], tensors[theirs[name]], wanted[name]) for name in wanted}, sep=".")
+
+def to_diffusers(params: Params) -> dict[str, np.ndarray]:
+    """The state dict from our parameters."""
+    return to_theirs(params, partial(diffusers_name, levels=_levels(params)))
+
+
+def _levels(params: Params) -> int:
+    return 1 + max(int(found[1]) for name in params if (found := re.match(r"up_(\d+)_", name)))
 
 
 def diffusers_name(name: str, levels: int) -> str:
@@ -48,7 +57,7 @@ def diffusers_name(name: str, levels: int) -> str:
       levels: how many resolutions the network has; diffusers counts them from the coarsest on the way up.
     """
     module, *inside, leaf = name.split(".")
-    return ".".join([_module_name(module, levels), *(_inside_name(module, each) for each in inside), _LEAVES[leaf]])
+    return ".".join([_module_name(module, levels), *(_inside_name(module, each) for each in inside), LEAVES[leaf]])
 
 
 def _module_name(module: str, levels: int) -> str:
@@ -69,11 +78,5 @@ def _inside_name(module: str, part: str) -> str:
     return (_IN_ATTENTION if module.endswith("attention") else _IN_RESNET).get(part, part)
 
 
-def _turned(name: str, tensor: np.ndarray, wanted: jax.ShapeDtypeStruct) -> np.ndarray:
-    """[out, in, height, width] -> [height, width, in, out], [out, in] or [out, in, 1, 1] -> [in, out]."""
-    turned = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-    if turned.ndim == 4 and len(wanted.shape) == 2 and turned.shape[:2] == (1, 1):
-        turned = turned[0, 0]
-    if turned.shape != wanted.shape:
-        raise InvalidInput(f"{name} has shape {tensor.shape}: turned to our order {turned.shape}, expected {wanted.shape}")
-    return turned
+def _new_name(name: str) -> str:
+    return re.sub(r"(?<=\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)", lambda old: _OLD_ATTENTION[old[1]], name)

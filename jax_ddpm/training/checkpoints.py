@@ -148,6 +148,11 @@ class Checkpoints:
         """The average of the newest checkpoint that is not damaged, and its step; `like` as in `restore`."""
         return self._newest(lambda step: self._read(step, ema=ocp.args.StandardRestore(like))["ema"])
 
+    def restore_params(self, like: TrainState) -> tuple[Params, int]:
+        """The parameters as the last step of the newest whole checkpoint left them, and its step; `like` as in `restore`."""
+        rest = like.replace(ema_params=None)
+        return self._newest(lambda step: self._read(step, state=ocp.args.StandardRestore(rest))["state"].params)
+
     def _read(self, step: int, **items: Any) -> dict[str, Any]:
         """What a checkpoint holds, by name; raises Damaged where it cannot be read, or is not what was written."""
         if (self._manager.directory / str(step) / "digest").exists():  # which checkpoints of old do not have
