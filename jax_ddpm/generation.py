@@ -36,8 +36,14 @@ from jax_ddpm.training.state import Params
 
 Generator = Callable[[Params, np.ndarray, int], Iterator[tuple[np.ndarray, np.ndarray]]]
 """(params, labels [N], seed) -> batches of images [B, H, W, C] and of the chain's kept states [K, B, H, W, C], all uint8."""
+Draw = Callable[[Params, Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""(params, the guide's, labels [B], key) -> images [B, H, W, C] in [-1, 1] and the chain's kept states [K, B, H, W, C]."""
 
 _LONGEST_NAME = 120  # bytes of a folder's name: file systems allow 255, and more may be put before it
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
 
 
 def open_guide(config: ConfigDict, mesh: Mesh) -> Classifier | None:
@@ -103,6 +109,40 @@ def check_steering(config: ConfigDict, sampler: Sampler, guide: Classifier | Non
         raise InvalidInput(f"guidance.form={_form(config)}: {error}") from error
 
 
+def make_draw(
+    config: ConfigDict, guide: Classifier | None, at_steps: Sequence[int] = (), place: Callable[[jax.Array], jax.Array] = _same
+) -> Draw:
+    """A function that draws one image a label, to be compiled.
+
+    Args:
+      guide: see `open_guide`.
+      at_steps: after how many evaluations the state of the chain is kept.
+      place: x_T -> x_T as it is to lie on the devices.
+    Raises:
+      InvalidInput: settings with which nothing can be drawn.
+    """
+    if config.model.low_res_size:
+        raise InvalidInput(
+            f"this network enlarges small images (model.low_res_size={config.model.low_res_size}) and draws none without them. "
+            "Expected --mode edit --task enlarge"
+        )
+    sampler = make_sampler(config)
+    check_steering(config, sampler, guide)
+
+    def draw(params: Params, guide_params: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        start_key, chain_key = jax.random.split(key)
+        x_T = place(jax.random.normal(start_key, (labels.shape[0], *image_shape(config))))
+        guided, denoiser = steer(config, sampler, params, labels, guide, guide_params)
+        return sample_trajectory(guided, denoiser, x_T, chain_key, at_steps)
+
+    return draw
+
+
+def batch_key(seed: int | jax.Array, number: int | jax.Array) -> jax.Array:
+    """What the n-th batch of images that belong to a seed is drawn from."""
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
 def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ()) -> Generator:
     """A function that draws one image a label, `sample.batch_size` at a time; it compiles once.
 
@@ -114,30 +154,17 @@ def make_generator(config: ConfigDict, mesh: Mesh, at_steps: Sequence[int] = ())
     Raises:
       InvalidInput: settings with which nothing can be drawn.
     """
-    if config.model.low_res_size:
-        raise InvalidInput(
-            f"this network enlarges small images (model.low_res_size={config.model.low_res_size}) and draws none without them. "
-            "Expected --mode edit --task enlarge"
-        )
-    sampler, guide = make_sampler(config), open_guide(config, mesh)
-    check_steering(config, sampler, guide)
+    guide = open_guide(config, mesh)
     batch, whole = split_batch(mesh), replicated(mesh)
-
-    @partial(jax.jit, in_shardings=(whole, whole, batch, whole), out_shardings=whole)
-    def draw_batch(params: Params, guide_params: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        start_key, chain_key = jax.random.split(key)
-        x_T = jax.random.normal(start_key, (labels.size, *image_shape(config)))
-        x_T = jax.lax.with_sharding_constraint(x_T, batch)
-        guided, denoiser = steer(config, sampler, params, labels, guide, guide_params)
-        return sample_trajectory(guided, denoiser, x_T, chain_key, at_steps)
+    draw = make_draw(config, guide, at_steps, partial(jax.lax.with_sharding_constraint, shardings=batch))
+    draw_batch = jax.jit(draw, in_shardings=(whole, whole, batch, whole), out_shardings=whole)
 
     def generate(params: Params, labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         size = math.ceil(min(config.sample.batch_size, len(labels)) / mesh.size) * mesh.size
         for number, start in enumerate(range(0, len(labels), size)):
             part = labels[start : start + size]
-            key = jax.random.fold_in(jax.random.key(seed), number)
             filled = share_out(np.resize(part, size), mesh)  # the last batch is filled up, then cut
-            images, states = draw_batch(params, guide and guide.params, filled, key)
+            images, states = draw_batch(params, guide and guide.params, filled, batch_key(seed, number))
             yield to_uint8(jax.device_get(images))[: len(part)], to_uint8(jax.device_get(states))[:, : len(part)]
 
     return generate

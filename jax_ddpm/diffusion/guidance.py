@@ -81,7 +81,7 @@ def classifier_guided(
 
     def guided(xt: jax.Array, t: jax.Array) -> jax.Array:
         output, values = split_output(denoiser(xt, t), xt)
-        here, rows = at_times(schedule, t), jnp.arange(t.size)
+        here, rows = at_times(schedule, t), jnp.arange(t.shape[0])
         moved_x0 = at(here.sqrt_one_minus_alphas_bar, rows, xt) ** 2 / at(here.sqrt_alphas_bar, rows, xt) * gradient(xt, t)
         moved = output + from_x0(here, moved_x0, jnp.zeros_like(xt), rows, prediction)  # an output is affine in x_0 and x_t
         return moved if values is None else jnp.concatenate([moved, values], axis=-1)

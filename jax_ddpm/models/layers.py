@@ -194,7 +194,7 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, C]."""
-        batch, channels = len(x), x.shape[-1]
+        batch, channels = x.shape[0], x.shape[-1]
         x = x.reshape(batch, -1, channels)
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
         position = self.param("position", nn.initializers.normal(channels**-0.5), x.shape[1:])

@@ -115,7 +115,7 @@ class UNet(Encoder):
         """[B, embedding_width], 0 where nothing was done; None where the network is told nothing."""
         if not self.augmentation:
             return None
-        told = jnp.zeros((len(t), self.augmentation)) if augmentation is None else augmentation
+        told = jnp.zeros((t.shape[0], self.augmentation)) if augmentation is None else augmentation
         return nn.Dense(self.embedding_width, use_bias=False, kernel_init=init_weight, name="augmentation_embedding")(told)
 
     def _upsample(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
@@ -134,8 +134,8 @@ class UNet(Encoder):
             raise InvalidInput(f"{given} given: a network with num_classes={self.num_classes} takes {expected}")
 
     def _check_augmentation(self, x: jax.Array, augmentation: jax.Array | None) -> None:
-        if augmentation is not None and (not self.augmentation or augmentation.shape != (len(x), self.augmentation)):
-            expected = f"{self.augmentation} numbers for each of {len(x)} images" if self.augmentation else "none"
+        if augmentation is not None and (not self.augmentation or augmentation.shape != (x.shape[0], self.augmentation)):
+            expected = f"{self.augmentation} numbers for each of {x.shape[0]} images" if self.augmentation else "none"
             raise InvalidInput(
                 f"augmentation given, of shape {augmentation.shape}: a network with augmentation={self.augmentation} takes "
                 f"{expected}"
