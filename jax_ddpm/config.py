@@ -169,7 +169,7 @@ def default_config() -> ConfigDict:
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 
     config.export_weights = export = ConfigDict()
-    export.to = "safetensors"  # safetensors (it opens like a run), diffusers
+    export.to = "safetensors"  # safetensors (it opens like a run), diffusers, stablehlo (the whole sampler, for JAX alone)
     export.average = True  # the averaged weights; else those that the last step left
     export.out = ""  # the folder that --mode export_weights writes
     export.dtype = "float32"  # what the weights are stored in: float32, bfloat16 (half the room, 8 bits of each number)

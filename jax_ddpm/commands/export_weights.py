@@ -4,21 +4,23 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
+from jax_ddpm.artifact import PROGRAM, export_sampler, write_artifact
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.experiment import DTYPES, make_network, make_schedule
 from jax_ddpm.files import place, write_whole
+from jax_ddpm.generation import open_guide
 from jax_ddpm.interop.diffusers import to_diffusers
 from jax_ddpm.interop.diffusers_config import scheduler_config, unet_config
 from jax_ddpm.interop.find import CONFIG, SCHEDULER, WEIGHTS
+from jax_ddpm.model_card import Use, found_by_evaluation, model_card, write_model_card
 from jax_ddpm.models.unet import UNet
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
@@ -40,24 +42,27 @@ PLACES = (
 def main(config: ConfigDict, workdir: Path) -> None:
     """Writes `export_weights.out`: weights and settings, all that sampling, editing, evaluating and training further need.
 
-    In the form of diffusers, what its DDPMPipeline opens.
+    In the form of diffusers, what its DDPMPipeline opens; as StableHLO, the whole sampler as a program for JAX alone. With each
+    goes a page that says what it is.
 
     Raises:
       InvalidInput: no folder to write is named, or one that holds a run; or diffusers has no such network.
     """
     out = place(config.export_weights.out)
-    dtype = choose("export_weights.dtype", config.export_weights.dtype, DTYPES)
-    write, opened = choose("export_weights.to", config.export_weights.to, FORMATS)
+    choose("export_weights.dtype", stored := config.export_weights.dtype, DTYPES)
+    form = choose("export_weights.to", config.export_weights.to, FORMATS)
     if not config.export_weights.out:
         raise InvalidInput("no folder named: say where the weights are to go, --out FOLDER")
     if (out / "checkpoints").exists():
         raise InvalidInput(f"{out} holds a run, whose checkpoints come before a file of weights: name another folder by --out")
     weights = open_run(config, workdir, make_mesh(), average=config.export_weights.average)
-    path, (params, step) = write(config, weights, out), weights
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    megabytes = size * jnp.dtype(dtype).itemsize / 1e6
-    print(f"{size:,} parameters of step {step} as {config.export_weights.dtype}, {megabytes:.2f} MB: {path}")
-    print(f"they open with: {opened.format(out=str(out))}")
+    path, size = form.write(config, weights, out), sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+    found = found_by_evaluation(workdir, weights.step) if config.export_weights.average else {}
+    use = Use(form.library, form.language, form.use.format(folder=out.name))
+    card = write_model_card(out, model_card(config, out.name, weights.step, size, use, found))
+    print(f"{size:,} parameters of step {weights.step} as {stored}, {path.stat().st_size / 1e6:.2f} MB: {path}")
+    print(f"what they are: {card}")
+    print(f"they open with:\n{form.use.format(folder=out)}")
 
 
 def _as_run(config: ConfigDict, weights: Weights, out: Path) -> Path:
@@ -87,10 +92,39 @@ def _write_json(values: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 
-# How weights are written, and how they are opened then.
-FORMATS: dict[str, tuple[Callable[[ConfigDict, Weights, Path], Path], str]] = {
-    "safetensors": (_as_run, "python run.py --mode sample --workdir {out}"),
-    "diffusers": (_as_diffusers, "diffusers.DDPMPipeline.from_pretrained({out!r})"),
+def _as_program(config: ConfigDict, weights: Weights, out: Path) -> Path:
+    """The whole sampler, see `artifact.py`."""
+    guide = open_guide(config, make_mesh())
+    dtype = DTYPES[config.export_weights.dtype]
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), jax.device_get(weights.params))
+    return write_artifact(out, export_sampler(config, params, weights.step, guide))
+
+
+class Format(NamedTuple):
+    """A way to write weights: what writes them, what opens them, and by which lines of which language."""
+
+    write: Callable[[ConfigDict, Weights, Path], Path]
+    library: str
+    language: str
+    use: str
+
+
+FORMATS = {
+    "safetensors": Format(_as_run, "jax_ddpm", "bash", "python run.py --mode sample --workdir {folder}"),
+    "diffusers": Format(
+        _as_diffusers,
+        "diffusers",
+        "python",
+        "from diffusers import DDPMPipeline\n\nimages = DDPMPipeline.from_pretrained('{folder}')().images",
+    ),
+    "stablehlo": Format(
+        _as_program,
+        "jax",
+        "python",
+        "import jax.export, numpy as np\n\n"
+        f"sampler = jax.export.deserialize(open('{{folder}}/{PROGRAM}', 'rb').read())\n"
+        "images = sampler.call(np.uint32(0), np.uint32(0), np.zeros(16, np.int32))  # seed, batch, labels",
+    ),
 }
 
 

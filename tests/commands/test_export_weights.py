@@ -1,11 +1,14 @@
 """Weights that leave their run: what they draw, what is evaluated and trained from them."""
 
 import json
+import re
+import shutil
 
 import chex
 import numpy as np
 import pytest
 
+from jax_ddpm.artifact import DESCRIPTION, PROGRAM
 from jax_ddpm.commands import evaluate, export_weights, sample, train
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.errors import InvalidInput
@@ -26,8 +29,33 @@ def exported(trained, tmp_path_factory):
     return export(trained, tmp_path_factory.mktemp("zoo") / "tiny")
 
 
-def test_folder_holds_settings_and_weights(exported):
-    assert sorted(path.name for path in exported.iterdir()) == ["config.json", "weights.safetensors"]
+def test_folder_holds_settings_weights_and_a_page(exported):
+    assert sorted(path.name for path in exported.iterdir()) == ["README.md", "config.json", "weights.safetensors"]
+    assert f"python run.py --mode sample --workdir {exported.name}\n" in (exported / "README.md").read_text()
+
+
+def test_the_page_has_what_was_found_of_the_weights(trained, tmp_path):
+    found = {"metric": "bits_per_dim", "mean": 2.5, "images": 4, "data": "digits", "split": "test"}
+    for step in (6, 4):
+        path = trained / f"evaluation/made_up_{step}/evaluation.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"bits_per_dim": found | {"checkpoint": step}}))
+    page = (export(trained, tmp_path) / "README.md").read_text()
+    shutil.rmtree(trained / "evaluation")
+    assert "| bits_per_dim | 2.5 | 4 images of digits, test | made_up_6 |" in page
+    assert "made_up_4" not in page
+
+
+def test_the_whole_sampler_is_a_program(trained, tmp_path, capsys):
+    config = read_config(trained)
+    config.export_weights.update(out=str(tmp_path), to="stablehlo")
+    config.sampler.update(name="ddim", steps=2)
+    export_weights.main(config, trained)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", PROGRAM, DESCRIPTION]
+    code = re.search("they open with:\\n(.*)", capsys.readouterr().out, re.DOTALL)[1]
+    made = {}
+    exec(code, made)
+    assert (made["images"].shape, made["images"].dtype) == ((16, 8, 8, 1), np.uint8)
 
 
 def test_folders_of_the_machine_stay_out_of_the_settings():
