@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jax_ddpm import experiment
+from jax_ddpm import __version__, experiment
 from jax_ddpm.checks import check
 from jax_ddpm.commands.edit import PICTURES
 from jax_ddpm.config import check_unchanged, to_dict, write_config
@@ -34,6 +34,7 @@ from jax_ddpm.runtime import cache_directory
 from jax_ddpm.step_program import abstract_state, compile_step, new_state, seconds_at_peak
 from jax_ddpm.trained import open_start
 from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.environment import note_start
 from jax_ddpm.training.layouts import check_pmap
 from jax_ddpm.training.logging import MetricsWriter, Progress, read_metrics
 from jax_ddpm.training.loop import Periodic, StopRequest, run, stop_on_signals
@@ -67,6 +68,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
         like = abstract_state(config, mesh)
         state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
+        note_start(workdir, int(state.step), __version__)
         if state.step < config.train.steps:
             compiled = _compiled_step(config, mesh, like)
             with traced(compiled, workdir / "profile", start=config.profile.start, steps=config.profile.steps) as step:

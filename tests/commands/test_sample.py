@@ -1,5 +1,6 @@
 """Drawing images from a workdir and nothing else."""
 
+import json
 import time
 
 import numpy as np
@@ -64,7 +65,22 @@ def test_labels_are_taken_in_turn(trained):
 def test_fewer_images_leave_none_of_the_earlier_ones(trained):
     draw(trained, seed=5)
     directory = draw(trained, seed=5, count=2).grid.parent
-    assert sorted(path.name for path in directory.iterdir()) == ["00000.png", "00001.png", "grid.png", "samples.npz"]
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "grid.png",
+        "sample.json",
+        "samples.npz",
+    ]
+
+
+def test_how_they_were_drawn_is_noted_beside_them(trained):
+    config = read_config(trained)
+    config.sampler.update(name="ddim", steps=4)
+    config.sample.update(seed=6, count=3)
+    noted = json.loads((sample.draw(config, trained).grid.parent / "sample.json").read_text())
+    assert (noted["checkpoint"], noted["samples"], noted["evaluations"], noted["sample"]["seed"]) == (6, 3, 4, 6)
+    assert (noted["sampler"]["name"], noted["sampler"]["steps"], noted["guidance"]["scale"]) == ("ddim", 4, 1)
 
 
 def test_the_config_file_of_the_run_will_do_too(trained):
