@@ -3,6 +3,7 @@
 # make lint   runs the linter and the type checker
 # make parity compares the samplers, step by step, with diffusers' schedulers, and reads sets that other libraries wrote
 # make plan   compiles the train step for pods of TPU v5e, on any machine, and says what training would take; an hour or more
+# make browser opens the pages of --mode report and compare in Chromium, which has to be there, and checks what a person meets
 # make soak   ends a run of two processes 200 times, at random, and checks that nothing is lost; about an hour on two cores
 # make docs   builds the documentation into site/; a broken link or a missing docstring is an error
 # make data   gets Fashion-MNIST and emoji as packages of Debian and npm, into data/
@@ -11,8 +12,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PARITY := .venv-parity/bin
+BROWSER := .venv-browser/bin
 
-.PHONY: demo test lint docs parity plan soak data lock
+.PHONY: demo test lint docs parity browser plan soak data lock
 
 demo: .venv/installed
 	$(BIN)/python run.py --mode demo --config configs/digits.py --workdir runs/demo
@@ -45,6 +47,10 @@ plan: .venv/installed .libtpu/installed
 		"`$(BIN)/python -c 'from jax_ddpm.training.topologies import libtpu_requirement as named; print(named())'`"
 	touch $@
 
+browser: .venv-browser/installed browser/axe
+	@$(call need,chromium chromedriver)
+	$(BROWSER)/python -m pytest browser
+
 soak: .venv/installed
 	$(BIN)/python -m tests.commands.soak --kills=200
 
@@ -73,6 +79,14 @@ data/emoji:
 	@mv $@.partial/package $@ && rm -rf $@.partial
 	@echo "$@: `ls $@/img/google/64 | wc -l` images; $(look) --config configs/emoji.py"
 
+# What judges whether a page keeps anyone out.
+browser/axe browser: OTHERWISE = Debian has the packages chromium, chromium-driver and npm
+browser/axe:
+	@$(call need,npm tar)
+	@rm -rf $@.partial && mkdir -p $@.partial
+	@cd $@.partial && { npm pack --silent axe-core@4.14.1 > name && tar -xzf *.tgz package/axe.min.js package/LICENSE; } || $(not_had)
+	@mv $@.partial $@
+
 EMOJI := emoji-datasource-google@16.0.0
 EMOJI_FILES := LICENSE README.md emoji.json img/google/64
 look := to see what they are: python run.py --mode data
@@ -91,10 +105,11 @@ lock: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	touch $@
 
-# What requirements-parity.txt names alone; what .venv has is seen through a .pth file, so that JAX lies on the disk once.
-.venv-parity/installed: requirements-parity.txt .venv/installed
-	$(BIN)/python -m venv --clear .venv-parity
-	$(PARITY)/python -c 'import pathlib, sysconfig; here = sysconfig.get_path("purelib"); \
-		pathlib.Path(here, "venv.pth").write_text(here.replace(".venv-parity", ".venv"))'
-	$(PARITY)/python -m pip install --quiet --requirement requirements-parity.txt
+# What requirements-parity.txt or requirements-browser.txt names alone; what .venv has is seen through a .pth file, so that JAX lies
+# on the disk once.
+.venv-%/installed: requirements-%.txt .venv/installed
+	$(BIN)/python -m venv --clear .venv-$*
+	.venv-$*/bin/python -c 'import pathlib, sysconfig; here = sysconfig.get_path("purelib"); \
+		pathlib.Path(here, "venv.pth").write_text(here.replace(".venv-$*", ".venv"))'
+	.venv-$*/bin/python -m pip install --quiet --requirement requirements-$*.txt
 	touch $@

@@ -5,10 +5,10 @@ import itertools
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jax_ddpm import config as settings
-from jax_ddpm.commands import MODES
+from jax_ddpm.commands import MODES, OWN_FLAGS
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.files import place
 from jax_ddpm.runtime import configure, devices_of_cpu, ended_at_once, join, only_first_process_prints
@@ -20,36 +20,23 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Left out: runs/NAME, with the config's name.")
 MODE = flags.DEFINE_string("mode", "train", "; ".join(f"{name}: {text}" for name, text in MODES.items()))
-TASK = flags.DEFINE_string("task", None, "What --mode edit does: inpaint, interpolate, encode, translate, sdedit or enlarge.")
-IMAGES = flags.DEFINE_string("images", None, "To what: an image file or a folder. Left out: held-out images of the run's data.")
-OUT = flags.DEFINE_string("out", None, "For --mode export_weights: the folder to write.")
-TO = flags.DEFINE_string("to", None, "In what form: safetensors (opens as a --workdir), diffusers, stablehlo (for JAX alone).")
-FROM = flags.DEFINE_string("from", None, "For --mode import_weights: a folder, a file, or USER/NAME on the Hugging Face hub.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes. Left out: found by JAX.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this command together.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0 on.")
-TOPOLOGY = flags.DEFINE_string("topology", None, "For --mode plan: v5e:16x16 (also v4, v5p, v6e), gpu:8xH100 or cpu:8.")
-MASK = flags.DEFINE_string("mask", None, "For --task inpaint: an image file, white where the images are to be drawn anew.")
-
-# Each is kept as the setting of its name.
-OWN_FLAGS = {
-    "edit": (TASK, IMAGES, MASK),
-    "export_weights": (OUT, TO),
-    "import_weights": (FROM,),
-    "plan": (TOPOLOGY,),
-}
+for name, (modes, text) in OWN_FLAGS.items():
+    flags.DEFINE_string(name, None, f"For --mode {' and '.join(modes)}: {text}")
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; without --config the settings are those that the workdir holds."""
-    config, workdir = written(argv, "config"), written(argv, "workdir")
+    """Reads the flags; without --config the settings are those that the workdir holds, or the first one of --workdirs."""
+    config, workdir = written(argv, "config"), written(argv, "workdir") or (written(argv, "workdirs") or "").split(",")[0]
     for arg in (arg for arg in argv[1:] if arg.startswith("--config.")):
         settings.check_name(arg.removeprefix("--config.").partition("=")[0])
     if config is not None:
         settings.check_file(config)
-    elif written(argv, "mode") == "import_weights" and workdir is not None:
+    elif workdir and written(argv, "mode") == "import_weights":
         argv = [argv[0], f"--config={settings.__file__}", *argv[1:]]
-    elif workdir is not None:
+    elif workdir:
         settings.read_config(place(workdir))
         argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
     elif not any(arg.startswith("--help") for arg in argv):
@@ -69,16 +56,24 @@ def written(argv: list[str], flag: str) -> str | None:
     return dict(itertools.pairwise(words)).get(f"--{flag}") or None
 
 
+def keep_own_flags(config: ConfigDict) -> None:
+    """Keeps what the flags of one mode or another say as its settings; in the other modes it is refused."""
+    for name, (modes, _) in OWN_FLAGS.items():
+        value = flags.FLAGS[name].value
+        if value is not None and MODE.value not in modes:
+            raise InvalidInput(f"--{name} needs --mode {' or '.join(modes)}")
+        if value is not None:
+            own = config[MODE.value]
+            own[name] = tuple(value.split(",")) if isinstance(own[name], tuple) else value
+
+
 def main(_: list[str]) -> None:
     """Runs one command."""
     choose("mode", MODE.value, MODES)
     config = CONFIG.value
-    for mode, its in OWN_FLAGS.items():
-        if (given := {flag.name: flag.value for flag in its if flag.value is not None}) and MODE.value != mode:
-            raise InvalidInput(f"--{next(iter(given))} needs --mode {mode}")
-        config[mode].update(given)
-    workdir = place(WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}")
+    keep_own_flags(config)
     config.import_weights.given = tuple(sorted(config_flags.get_override_values(flags.FLAGS["config"])))
+    workdir = place(WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}")
     together = {"timeout": config.runtime.heartbeat, "stop_together": MODE.value == "train"}
     processes = join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, **together)
     devices = devices_of_cpu(config, MODE.value, processes)

@@ -182,6 +182,10 @@ def default_config() -> ConfigDict:
     importing.qkv = ""  # of OpenAI's networks: by_head, whole (use_new_attention_order); "": as the published ones have it
     importing.given = ()  # the settings that flags gave, which go before what the source says; found out by run.py
 
+    config.compare = compare = ConfigDict()
+    compare.workdirs = ()  # the runs that --mode compare lays side by side
+    compare.out = "compare.html"  # the page that it writes
+
     config.profile = profile = ConfigDict()
     profile.start = 10  # the first step after the start of the command that is traced; the first ones wait for the compiler
     profile.steps = 0  # how many are, into WORKDIR/profile/; 0: none

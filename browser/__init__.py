@@ -1,0 +1,1 @@
+"""Checks in a real browser, which `make test` does not need: `make browser`."""

@@ -1,0 +1,158 @@
+"""What a page says of a trained network: how likely it finds images, what it draws by which sampler, and how good that is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax_ddpm.experiment import is_classifier
+from jax_ddpm.reporting.curves import Axis, Bar, Series, error_bars, lines, number
+from jax_ddpm.reporting.embedded import embed, read_picture
+from jax_ddpm.reporting.parts import Chart, Hint, Image, Section, Table
+from jax_ddpm.reporting.telling import Finding, command, draws_nothing, findings, metric_of, sampler_of, with_error
+from jax_ddpm.reporting.trained_sections import POINTS, ROWS, of_them
+from jax_ddpm.reporting.workdirs import Evaluation, Run, Samples, Term, judged, spread_out
+
+BOUNDS = 5  # drawn on the same axes, the newest
+EVALUATE = ("--mode", "evaluate")
+
+
+def terms(run: Run) -> Section:
+    """The terms of the bound against t, and what each step brings."""
+    name, title = "bits-per-dim", "Bits per dimension by timestep"
+    if is_classifier(run.config):
+        return Section(name, title, text=["This run is of a classifier, which says nothing of how likely images are."])
+    found = [each for each in run.evaluations if each.terms][-BOUNDS:]
+    if not found:
+        return Section(name, title, hints=[Hint("The bound has not been worked out.", command(run, *EVALUATE))])
+    charts = terms_charts({each.name: each.terms for each in found})
+    return Section(name, title, charts=charts)
+
+
+def terms_charts(found: Mapping[str, Sequence[Term]]) -> list[Chart]:
+    """The terms of several bounds on the same axes, and the curves of rate and distortion."""
+    kept = {name: spread_out(rows, POINTS) for name, rows in found.items()}
+    by_time = [Series(name, [row.t + 1 for row in rows], [row.bits_per_dim for row in rows]) for name, rows in kept.items()]
+    by_rate = [Series(name, [row.rate for row in rows], [row.rmse for row in rows]) for name, rows in kept.items()]
+    time, bits = Axis("t, counted from 1 (there the decoder)", log=True), Axis("bits/dim", log=True)
+    rate, rmse = Axis("rate, bits/dim", from_zero=True), Axis("distortion, RMSE of 0..255", from_zero=True)
+    titles = "Terms of the variational bound", "Rate and distortion"
+    return [
+        Chart(lines("chart-terms", titles[0], by_time, time, bits), f"{titles[0]}: they sum up to it", _terms_table(found)),
+        Chart(
+            lines("chart-rate", titles[1], by_rate, rate, rmse),
+            f"{titles[1]}: how far the estimate of the image is off, when so many bits of it have come",
+            _terms_table(found, "The same: rate and distortion by timestep"),
+        ),
+    ]
+
+
+def _terms_table(found: Mapping[str, Sequence[Term]], caption: str = "Terms by timestep") -> Table:
+    rows = [
+        (name, *(number(value) for value in (row.t + 1, row.bits_per_dim, row.rate, row.rmse)))
+        for name, all_rows in found.items()
+        for row in spread_out(all_rows, ROWS)
+    ]
+    more = of_them(max(found.values(), key=len))
+    return Table(f"{caption}{more}", ("of", "t", "bits/dim", "rate, bits/dim", "RMSE"), rows, folded=True)
+
+
+def samplers(run: Run) -> Section:
+    """Samples by several samplers, side by side, each with what was found of them."""
+    name, title = "samplers", "Samplers compared"
+    if why := draws_nothing(run):
+        return Section(name, title, text=[why])
+    example = command(run, "--mode", "sample", "--config.sampler.name=ddim", "--config.sampler.steps=50")
+    hints = []
+    if not run.samples:
+        hints.append(Hint("No samples have been drawn.", example))
+    elif len(run.samples) == 1:
+        hints.append(Hint("One sampler so far. Another, to compare with:", example))
+    if any(not each.how for each in run.samples):
+        hints.append(Hint("Where it says “not recorded”, an earlier version drew; drawn again it is told.", example))
+    images = [_grid(run, each) for each in run.samples]
+    tables = [_samplers_table(run)] if run.samples else []
+    return Section(name, title, images=images, tables=tables, hints=hints)
+
+
+def _grid(run: Run, samples: Samples) -> Image:
+    how, size = samples.how, run.config.data.image_size
+    drawn = f"{number(how['samples'])} samples by {sampler_of(samples)}" if how else f"Samples in {samples.name}"
+    cost = f", {number(how['evaluations'])} evaluations each, seed {how['sample']['seed']}" if how else ", not recorded how"
+    return embed(read_picture(samples.grid), f"{drawn}{cost}", image_size=size, caption=f"{drawn}{cost}")
+
+
+def _samplers_table(run: Run) -> Table:
+    by_samples = {each.name: {row.metric: row for row in _findings_of(run, each)} for each in run.samples}
+    metrics = sorted({metric for found in by_samples.values() for metric in found})
+    rows = []
+    for each in run.samples:
+        how, found = each.how, by_samples[each.name]
+        said = (how["checkpoint"], how["evaluations"], how["samples"], how["sample"]["seed"]) if how else ()
+        numbers = [number(value) for value in said] or ["not recorded"] * 4
+        rows.append((sampler_of(each), *numbers, *(with_error(found[m]) if m in found else "not judged" for m in metrics)))
+    titles = [f"{metric_of(metric).title} ({metric_of(metric).unit})" for metric in metrics]
+    return Table(
+        "How they were drawn, and what was found of them", ("sampler", "step", "evaluations", "samples", "seed", *titles), rows
+    )
+
+
+def _findings_of(run: Run, samples: Samples) -> list[Finding]:
+    return findings([Evaluation(samples.name, judged(run, samples), (), None)])
+
+
+def nearest(run: Run) -> Section:
+    """Samples beside their nearest training images."""
+    name, title = "nearest", "Nearest neighbours"
+    if why := draws_nothing(run):
+        return Section(name, title, text=[why])
+    images = [_pairs(run, each.name, each.metrics, each.nearest) for each in run.evaluations if each.nearest]
+    if not images:
+        missing = "Samples have not been compared with the training images."
+        return Section(name, title, hints=[Hint(missing, command(run, *EVALUATE, "--config.eval.metrics=nearest"))])
+    return Section(name, title, text=["Each sample, and to its right the training image nearest to it."], images=images)
+
+
+def _pairs(run: Run, name: str, metrics: dict[str, dict[str, Any]], path: Path) -> Image:
+    figures, said = metrics.get("nearest", {}), []
+    if figures:
+        said = [f"{figures['memorised']} of {figures['samples']} memorised"]
+        said.append(f"median distance {figures['median_distance']:.1f} grey levels")
+    if "held_out_median_distance" in figures:
+        said.append(f"that of held-out images {figures['held_out_median_distance']:.1f}")
+    told = f"{name}: {', '.join(said)}" if said else name
+    alt, size = f"Pairs of a sample and its nearest training image, {told}", run.config.data.image_size
+    return embed(read_picture(path), alt, image_size=size, caption=told)
+
+
+def evaluation(run: Run) -> Section:
+    """Every figure that was found, with its error."""
+    rows = findings(run.evaluations)
+    hints = [] if rows else [Hint("Nothing has been evaluated.", command(run, *EVALUATE))]
+    charts = evaluation_charts([(row, row.evaluation) for row in rows])
+    return Section("evaluation", "Evaluation", charts=charts, hints=hints)
+
+
+def evaluation_charts(named: Iterable[tuple[Finding, str]]) -> list[Chart]:
+    """Figures and what each is called: a chart a metric."""
+    by_metric: dict[str, list[tuple[Finding, str]]] = {}
+    for row, name in named:
+        by_metric.setdefault(row.metric, []).append((row, name))
+    return [_evaluation_chart(f"chart-found-{place}", *each) for place, each in enumerate(by_metric.items())]
+
+
+def _evaluation_chart(place: str, metric: str, named: Sequence[tuple[Finding, str]]) -> Chart:
+    """The figures of one metric, each with a bar of one standard error to either side."""
+    known, rows = metric_of(metric), [row for row, _ in named]
+    told = "bars reach one standard error to either side" if any(row.error is not None for row in rows) else "no error is known"
+    table = [
+        (
+            name,
+            with_error(row),
+            "" if row.images is None else number(row.images),
+            "" if row.checkpoint is None else number(row.checkpoint),
+        )
+        for row, name in named
+    ]
+    head = ("of", f"{known.unit} ± standard error", "images", "step")
+    svg = error_bars(place, known.title, [Bar(name, row.value, row.error) for row, name in named], known.unit)
+    return Chart(svg, f"{known.title}; {told}", Table(known.title, head, table, folded=True))

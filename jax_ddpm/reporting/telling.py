@@ -1,0 +1,122 @@
+"""How settings, metrics and commands are put into words, alike on every page."""
+
+import shlex
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jax_ddpm.config import changes, default_config
+from jax_ddpm.experiment import is_classifier
+from jax_ddpm.reporting.curves import number
+from jax_ddpm.reporting.parts import Hint
+from jax_ddpm.reporting.workdirs import Evaluation, Run, Samples
+
+
+class Metric(NamedTuple):
+    """What a metric is called, what it is measured in, and under which key its figure is kept."""
+
+    title: str
+    unit: str
+    key: str
+
+
+METRICS = {
+    "bits_per_dim": Metric("Variational bound", "bits/dim", "mean"),
+    "ode_bits_per_dim": Metric("Likelihood by the probability flow", "bits/dim", "mean"),
+    "accuracy": Metric("Accuracy of the classifier", "share of images", "mean"),
+    "agreement": Metric("Samples of the class asked for", "share of samples", "agreement"),
+    "nearest": Metric("Distance from the nearest training image, median", "grey levels", "median_distance"),
+}
+
+
+class Finding(NamedTuple):
+    """One figure of one metric, with its standard error where that is known."""
+
+    metric: str
+    evaluation: str
+    value: float
+    error: float | None
+    images: int | None
+    checkpoint: int | None
+
+
+def metric_of(name: str) -> Metric:
+    """What is known of a metric; one that is not listed is called what it is called, and so is its figure."""
+    said = name.replace("_", " ")
+    return METRICS.get(name, Metric(said, said, name))
+
+
+def findings(evaluations: Iterable[Evaluation]) -> list[Finding]:
+    """All figures of all evaluations, metric by metric."""
+    rows = []
+    for each in evaluations:
+        for name, found in each.metrics.items():
+            value = found.get(metric_of(name).key, found.get("mean"))
+            if isinstance(value, int | float):
+                images = found.get("images", found.get("samples"))
+                rows.append(Finding(name, each.name, value, found.get("standard_error"), images, found.get("checkpoint")))
+    return sorted(rows, key=lambda row: row.metric)
+
+
+def with_error(row: Finding) -> str:
+    """The figure and its error, as a table has it."""
+    return number(row.value) if row.error is None else f"{number(row.value)} ± {row.error:.2g}"
+
+
+def command(run: Run, *words: str) -> str:
+    """What is typed to do more with this run."""
+    return shlex.join(["python", "run.py", *words[:2], "--workdir", str(run.workdir), *words[2:]])
+
+
+def by_training(run: Run, missing: str) -> Hint:
+    """What is missing, and that training makes it; not of weights alone, whose run is elsewhere."""
+    if run.weights_alone:
+        return Hint(f"{missing} This folder holds weights alone: what training wrote stayed with the run.")
+    return Hint(missing, command(run))
+
+
+def draws_nothing(run: Run) -> str:
+    """Why a run draws no images from noise alone; "" where it does."""
+    if is_classifier(run.config):
+        return "This run is of a classifier, which draws no images."
+    if run.config.model.low_res_size:
+        return "This run enlarges small images, and draws none without them: --mode edit --task enlarge."
+    return ""
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Every setting by its dotted name."""
+    rows: dict[str, Any] = {}
+    for group, value in config.items():
+        rows |= {f"{group}.{name}": each for name, each in value.items()} if isinstance(value, ConfigDict) else {group: value}
+    return rows
+
+
+def written(value: Any) -> str:
+    """A setting's value as it is given on the command line."""
+    return '""' if value == "" else str(value)
+
+
+def changed(config: ConfigDict) -> dict[str, tuple[str, str]]:
+    """The settings that are not the defaults: dotted name -> (default, value)."""
+    return {name: (written(old), written(new)) for name, (old, new) in changes(default_config(), config).items()}
+
+
+def sampler_of(samples: Samples) -> str:
+    """The sampler and those of its settings that were chosen, and the guidance."""
+    if not samples.how:
+        return samples.name
+    usual = default_config()
+    chosen = [
+        f"{name} {written(value)}"
+        for group in ("sampler", "guidance")
+        for name, value in samples.how[group].items()
+        if name != "name" and value != _listed(usual[group].get(name))
+    ]
+    return ", ".join([samples.how["sampler"]["name"], *chosen])
+
+
+def _listed(value: Any) -> Any:
+    """As JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
