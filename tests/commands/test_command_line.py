@@ -57,6 +57,8 @@ MISTAKES = {
     "--config.train.accumulate=3": "batch_size=128 does not divide over",
     "--config.sample.labels=(11,)": "expected labels in 0..9",
     "--mode=trian": "demo, export_weights, describe, plan, data. Did you mean 'train'?",
+    "--workdirs=runs/a,runs/b": "--workdirs needs --mode compare",
+    "--out=x": "--out needs --mode export_weights or compare",
     "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir",
 }
 

@@ -1,6 +1,9 @@
 """Several runs on one page."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,8 @@ from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput
 from tests.reporting.conftest import METRICS, Page, config, make_workdir, write_json
 from tests.reporting.test_report import check_form
+
+ROOT = Path(__file__).parents[2]
 
 
 def compared(tmp_path, *workdirs):
@@ -69,3 +74,13 @@ def test_less_than_two_runs_are_refused(given, tmp_path):
     with pytest.raises(InvalidInput, match=r"compare\.workdirs is .*: expected two runs or more, each once"):
         compared(tmp_path, *given)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_takes_several_workdirs_and_no_config(pair, tmp_path):
+    words = ["--mode", "compare", "--workdirs", ",".join(map(str, pair)), "--out", str(tmp_path / "x.html")]
+    done = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"comparison: {tmp_path}/x.html\n"), done.stderr
+    words[3] = f"{pair[0]},{tmp_path}/nowhere"
+    done = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: no run at {tmp_path}/nowhere: expected a config.json there")
