@@ -10,6 +10,7 @@ WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46
 ROW = 44  # of one value and its error bar
 COLOURS = 6  # that the page's style has, each with its own dashes and marks; further series begin again
+NAMED = 42  # letters of a value's name
 MARKED = 40  # points; more are a line alone
 _DIGITS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -57,7 +58,8 @@ def lines(name: str, title: str, series: Sequence[Series], x: Axis, y: Axis) -> 
         return Markup("")
     across = _scale([value for each in drawn for value in each.x], x, LEFT, WIDTH - RIGHT)
     up = _scale([value for each in drawn for value in each.y], y, HEIGHT - BOTTOM, TOP)
-    body = Markup("").join([_grid(across, up, x, y), *(_line(n, each, across, up) for n, each in enumerate(drawn))])
+    every = [_line(place, each, across, up, alone=len(drawn) == 1) for place, each in enumerate(drawn)]
+    body = _grid(across, up, x, y) + Markup("").join(every)
     legend = _legend([each.name for each in drawn]) if len(drawn) > 1 else Markup("")
     gists = [f"{each.name}: {_gist(each, x, y)}" if len(drawn) > 1 else _gist(each, x, y) for each in drawn]
     return _svg(name, title, " ".join(gists), body, HEIGHT) + legend
@@ -156,11 +158,13 @@ def _below(across: _Scale, floor: float, top: float, axis: Axis, middle: float, 
     return Markup("").join(marks) + label.format(middle, height - 8, axis.label)
 
 
-def _line(place: int, series: Series, across: _Scale, up: _Scale) -> Markup:
+def _line(place: int, series: Series, across: _Scale, up: _Scale, *, alone: bool) -> Markup:
+    """A line with a mark at each point; where there are many, at some, by which it is told from others."""
     points = [(across.place(x), up.place(y)) for x, y in zip(series.x, series.y, strict=True)]
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
     line = Markup('<path class="line series-{}" d="{}"/>').format(place % COLOURS, path)
-    marks = points if len(points) <= MARKED else points[:: len(points) // 8]
+    some = [] if alone else points[:: max(len(points) // 8, 1)]
+    marks = points if len(points) <= MARKED else some
     dots = Markup("").join(_mark(place, x, y) for x, y in marks)
     return line + dots
 
@@ -176,23 +180,24 @@ def _mark(place: int, x: float, y: float) -> Markup:
 
 
 def _bar(place: int, bar: Bar, across: _Scale) -> Markup:
-    y, colour = TOP + ROW * place + 30, place % COLOURS
+    y = TOP + ROW * place + 30
     error = bar.error or 0
     low, high = across.place(bar.value - error), across.place(bar.value + error)
     said = number(bar.value) if bar.error is None else f"{bar.value:.4g} ± {bar.error:.2g}"
     tag = Markup(
         '<text class="name" x="14" y="{}">{}</text><text class="name" x="{}" y="{}" text-anchor="end">{}</text>'
-        '<path class="line error series-{}" d="M{} {}H{}M{} {}V{}M{} {}V{}"/>'
+        '<path class="line series-0" d="M{} {}H{}M{} {}V{}M{} {}V{}"/>'
     )
     head = tag.format(
-        *(y - 13, _cut(bar.name, 44), WIDTH - RIGHT - 14, y - 13, said, colour),
+        *(y - 13, _cut(bar.name, NAMED), WIDTH - RIGHT - 14, y - 13, said),
         *(low, y, high, low, y - 5, y + 5, high, y - 5, y + 5),
     )
-    return head + Markup('<circle class="mark series-{}" cx="{}" cy="{}" r="4"/>').format(colour, across.place(bar.value), y)
+    return head + Markup('<circle class="mark series-0" cx="{}" cy="{}" r="4"/>').format(across.place(bar.value), y)
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """Its beginning and its end, where it is too long: names of folders differ in both."""
+    return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
 
 
 def _gist(series: Series, x: Axis, y: Axis) -> str:

@@ -41,7 +41,7 @@ def terms_charts(found: Mapping[str, Sequence[Term]]) -> list[Chart]:
         Chart(
             lines("chart-rate", titles[1], by_rate, rate, rmse),
             f"{titles[1]}: how far the estimate of the image is off, when so many bits of it have come",
-            _terms_table(found, "The same: rate and distortion by timestep"),
+            _terms_table(found, "Rate and distortion by timestep"),
         ),
     ]
 
@@ -57,7 +57,7 @@ def _terms_table(found: Mapping[str, Sequence[Term]], caption: str = "Terms by t
 
 
 def samplers(run: Run) -> Section:
-    """Samples by several samplers, side by side, each with what was found of them."""
+    """Samples by several samplers, side by side, the longest chain first, each with what was found of them."""
     name, title = "samplers", "Samplers compared"
     if why := draws_nothing(run):
         return Section(name, title, text=[why])
@@ -69,6 +69,7 @@ def samplers(run: Run) -> Section:
         hints.append(Hint("One sampler so far. Another, to compare with:", example))
     if any(not each.how for each in run.samples):
         hints.append(Hint("Where it says “not recorded”, an earlier version drew; drawn again it is told.", example))
+    run = run._replace(samples=tuple(sorted(run.samples, key=lambda each: -each.how.get("evaluations", 0))))
     images = [_grid(run, each) for each in run.samples]
     tables = [_samplers_table(run)] if run.samples else []
     return Section(name, title, images=images, tables=tables, hints=hints)

@@ -1,5 +1,6 @@
 """How settings, metrics and commands are put into words, alike on every page."""
 
+import math
 import shlex
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -60,8 +61,11 @@ def findings(evaluations: Iterable[Evaluation]) -> list[Finding]:
 
 
 def with_error(row: Finding) -> str:
-    """The figure and its error, as a table has it."""
-    return number(row.value) if row.error is None else f"{number(row.value)} ± {row.error:.2g}"
+    """The figure and its error, as a table has it: both to the second digit of the error."""
+    if not row.error:
+        return number(row.value)
+    decimals = max(1 - math.floor(math.log10(row.error)), 0)
+    return f"{row.value:,.{decimals}f} ± {row.error:,.{decimals}f}"
 
 
 def command(run: Run, *words: str) -> str:

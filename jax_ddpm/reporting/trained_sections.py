@@ -26,12 +26,19 @@ def summary(run: Run) -> Section:
     facts |= _described(run.config)
     facts |= {"Last loss": number(last["loss"])} if "loss" in last else {}
     facts |= {"Speed": f"{np.median(speeds):,.0f} images/s, the median of what was logged"} if speeds else {}
-    for row in findings(run.evaluations):
-        metric = metric_of(row.metric)
-        facts[f"{metric.title}, {row.evaluation}"] = f"{with_error(row)} {metric.unit}"
+    facts |= _found(run)
     facts |= {"Begun": run.starts[0]["started"]} if run.starts and run.starts[0]["step"] == 0 else {}
     hints = [] if run.metrics else [by_training(run, "Nothing has been trained yet.")]
     return Section("summary", "Summary", tables=[Table("The run", ("what", "value"), list(facts.items()))], hints=hints)
+
+
+def _found(run: Run) -> dict[str, str]:
+    """The figures of each metric, and in which folder each is explained."""
+    facts: dict[str, list[str]] = {}
+    for row in findings(run.evaluations):
+        metric = metric_of(row.metric)
+        facts.setdefault(metric.title, []).append(f"{with_error(row)} {metric.unit} ({row.evaluation})")
+    return {title: "; ".join(told) for title, told in facts.items()}
 
 
 def _described(config: ConfigDict) -> dict[str, str]:

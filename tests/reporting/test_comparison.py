@@ -45,7 +45,7 @@ def test_runs_lie_side_by_side(pair, tmp_path):
     assert losses == [[names[0], "100", "0.35"], [names[1], "100", "0.7"]]
     assert [row[:2] for row in tables["Variational bound"][1:]] == [
         [f"{names[0]}: step_0000300_test_seed_0", "3.25 ± 0.12"],
-        [f"{names[1]}: step_0000300_test_seed_0", "4.5 ± 0.25"],
+        [f"{names[1]}: step_0000300_test_seed_0", "4.50 ± 0.25"],
     ]
     assert [image["alt"] for image in page.attributes("img")] == [
         f"Samples of {name} after 300 training steps" for name in names
