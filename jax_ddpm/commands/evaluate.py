@@ -66,7 +66,7 @@ def evaluate_samples(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Seq
     directory = workdir / "evaluation" / f"samples_{len(drawn.images)}_{drawn.grid.parent.name}"
     circumstances = {
         **{"checkpoint": drawn.step, "weights": "ema", "samples": len(drawn.images), "seed": config.sample.seed},
-        **{"sampler": to_dict(config)["sampler"], "guidance": to_dict(config)["guidance"]},
+        **{group: to_dict(config)[group] for group in ("sample", "sampler", "guidance")},
     }
     for name, report in reports.items():
         found = report((drawn.images, drawn.labels), directory)

@@ -62,14 +62,15 @@ def _curves(name: str, title: str, runs: Sequence[Run], key: str, x: Axis, y: Ax
 
 
 def terms(runs: Sequence[Run]) -> Section:
-    """The newest bound of each, term by term."""
-    found = {run.name: [each for each in run.evaluations if each.terms][-1:] for run in runs}
+    """The bound of each over the longest chain, for a shorter one has larger terms; of several such the newest."""
+    every = {run.name: [each for each in run.evaluations if each.terms] for run in runs}
+    found = {name: sorted(bounds, key=lambda each: len(each.terms))[-1:] for name, bounds in every.items()}
     hints = [
         Hint(f"The bound of {run.name} has not been worked out.", command(run, *EVALUATE))
         for run in runs
         if not found[run.name]
     ]
-    bounds = {f"{name}: {each.name}": each.terms for name, newest in found.items() for each in newest}
+    bounds = {f"{name}: {each.name}": each.terms for name, chosen in found.items() for each in chosen}
     return Section("bits-per-dim", "Bits per dimension by timestep", charts=terms_charts(bounds) if bounds else [], hints=hints)
 
 
@@ -93,6 +94,6 @@ def _last(run: Run) -> list[Image]:
 
 def evaluations(runs: Sequence[Run]) -> Section:
     """Every figure of every run, metric by metric."""
-    every = [(row, f"{run.name}: {row.evaluation}") for run in runs for row in findings(run.evaluations)]
+    every = [(row, f"{run.name}: {row.of}") for run in runs for row in findings(run.evaluations)]
     hints = [Hint(f"{run.name} has not been evaluated.", command(run, *EVALUATE)) for run in runs if not run.evaluations]
     return Section("evaluation", "Evaluation", charts=evaluation_charts(every), hints=hints)

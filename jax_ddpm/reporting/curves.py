@@ -10,7 +10,8 @@ WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46
 ROW = 44  # of one value and its error bar
 COLOURS = 6  # that the page's style has, each with its own dashes and marks; further series begin again
-NAMED = 42  # letters of a value's name
+NAMED = 64  # letters of a value's name
+VALUES = 106  # pixels to the right of the bars, for what they say
 MARKED = 40  # points; more are a line alone
 _DIGITS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -66,12 +67,12 @@ def lines(name: str, title: str, series: Sequence[Series], x: Axis, y: Axis) -> 
 
 
 def error_bars(name: str, title: str, bars: Sequence[Bar], unit: str) -> Markup:
-    """A row a value: its name, a dot, and a bar of one error to either side."""
+    """Two rows a value: its name; a dot, a bar of one error to either side, and what they say."""
     ends = [end for bar in bars for end in (bar.value - (bar.error or 0), bar.value + (bar.error or 0))]
     height = TOP + ROW * len(bars) + BOTTOM
-    across = _scale(ends, Axis(unit), 14, WIDTH - RIGHT - 14)
+    across = _scale(ends, Axis(unit), 14, WIDTH - VALUES)
     rows = Markup("").join(_bar(number, bar, across) for number, bar in enumerate(bars))
-    body = _below(across, height - BOTTOM, TOP, Axis(unit), (14 + WIDTH - RIGHT - 14) / 2, height) + rows
+    body = _below(across, height - BOTTOM, TOP, Axis(unit), (14 + WIDTH - VALUES) / 2, height) + rows
     said = (f"{bar.name}: {number(bar.value)}{f' ± {number(bar.error)}' if bar.error is not None else ''}." for bar in bars)
     return _svg(name, title, " ".join(said), body, height)
 
@@ -185,11 +186,11 @@ def _bar(place: int, bar: Bar, across: _Scale) -> Markup:
     low, high = across.place(bar.value - error), across.place(bar.value + error)
     said = number(bar.value) if bar.error is None else f"{bar.value:.4g} ± {bar.error:.2g}"
     tag = Markup(
-        '<text class="name" x="14" y="{}">{}</text><text class="name" x="{}" y="{}" text-anchor="end">{}</text>'
+        '<text class="name" x="14" y="{}">{}</text><text class="said" x="{}" y="{}" text-anchor="end">{}</text>'
         '<path class="line series-0" d="M{} {}H{}M{} {}V{}M{} {}V{}"/>'
     )
     head = tag.format(
-        *(y - 13, _cut(bar.name, NAMED), WIDTH - RIGHT - 14, y - 13, said),
+        *(y - 13, _cut(bar.name, NAMED), WIDTH - 2, y + 4, said),
         *(low, y, high, low, y - 5, y + 5, high, y - 5, y + 5),
     )
     return head + Markup('<circle class="mark series-0" cx="{}" cy="{}" r="4"/>').format(across.place(bar.value), y)

@@ -8,7 +8,7 @@ from jax_ddpm.experiment import is_classifier
 from jax_ddpm.reporting.curves import Axis, Bar, Series, error_bars, lines, number
 from jax_ddpm.reporting.embedded import embed, read_picture
 from jax_ddpm.reporting.parts import Chart, Hint, Image, Section, Table
-from jax_ddpm.reporting.telling import Finding, command, draws_nothing, findings, metric_of, sampler_of, with_error
+from jax_ddpm.reporting.telling import Finding, called, command, draws_nothing, findings, metric_of, sampler_of, with_error
 from jax_ddpm.reporting.trained_sections import POINTS, ROWS, of_them
 from jax_ddpm.reporting.workdirs import Evaluation, Run, Samples, Term, judged, spread_out
 
@@ -37,7 +37,11 @@ def terms_charts(found: Mapping[str, Sequence[Term]]) -> list[Chart]:
     rate, rmse = Axis("rate, bits/dim", from_zero=True), Axis("distortion, RMSE of 0..255", from_zero=True)
     titles = "Terms of the variational bound", "Rate and distortion"
     return [
-        Chart(lines("chart-terms", titles[0], by_time, time, bits), f"{titles[0]}: they sum up to it", _terms_table(found)),
+        Chart(
+            lines("chart-terms", titles[0], by_time, time, bits),
+            f"{titles[0]}: they sum up to it, so that a chain of fewer steps has larger ones",
+            _terms_table(found),
+        ),
         Chart(
             lines("chart-rate", titles[1], by_rate, rate, rmse),
             f"{titles[1]}: how far the estimate of the image is off, when so many bits of it have come",
@@ -120,6 +124,7 @@ def _pairs(run: Run, name: str, metrics: dict[str, dict[str, Any]], path: Path) 
         said.append(f"median distance {figures['median_distance']:.1f} grey levels")
     if "held_out_median_distance" in figures:
         said.append(f"that of held-out images {figures['held_out_median_distance']:.1f}")
+    name = called(name, figures)
     told = f"{name}: {', '.join(said)}" if said else name
     alt, size = f"Pairs of a sample and its nearest training image, {told}", run.config.data.image_size
     return embed(read_picture(path), alt, image_size=size, caption=told)
@@ -129,7 +134,7 @@ def evaluation(run: Run) -> Section:
     """Every figure that was found, with its error."""
     rows = findings(run.evaluations)
     hints = [] if rows else [Hint("Nothing has been evaluated.", command(run, *EVALUATE))]
-    charts = evaluation_charts([(row, row.evaluation) for row in rows])
+    charts = evaluation_charts([(row, row.of) for row in rows])
     return Section("evaluation", "Evaluation", charts=charts, hints=hints)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jax_ddpm.config import changes, default_config
+from jax_ddpm.config import changes, default_config, to_dict
 from jax_ddpm.experiment import is_classifier
 from jax_ddpm.reporting.curves import number
 from jax_ddpm.reporting.parts import Hint
@@ -32,10 +32,10 @@ METRICS = {
 
 
 class Finding(NamedTuple):
-    """One figure of one metric, with its standard error where that is known."""
+    """One figure of one metric, with its standard error where that is known, and what it is of."""
 
     metric: str
-    evaluation: str
+    of: str
     value: float
     error: float | None
     images: int | None
@@ -56,8 +56,17 @@ def findings(evaluations: Iterable[Evaluation]) -> list[Finding]:
             value = found.get(metric_of(name).key, found.get("mean"))
             if isinstance(value, int | float):
                 images = found.get("images", found.get("samples"))
-                rows.append(Finding(name, each.name, value, found.get("standard_error"), images, found.get("checkpoint")))
+                rows.append(
+                    Finding(name, called(each.name, found), value, found.get("standard_error"), images, found.get("checkpoint"))
+                )
     return sorted(rows, key=lambda row: row.metric)
+
+
+def called(folder: str, found: dict[str, Any]) -> str:
+    """What was evaluated: samples by how they were drawn, held-out images by the folder that was named after them."""
+    if "sampler" not in found:
+        return folder
+    return f"{number(found['samples'])} samples by {drawn_by(found)}, step {number(found['checkpoint'])}, seed {found['seed']}"
 
 
 def with_error(row: Finding) -> str:
@@ -108,19 +117,17 @@ def changed(config: ConfigDict) -> dict[str, tuple[str, str]]:
 
 
 def sampler_of(samples: Samples) -> str:
+    """How samples were drawn, or where they are if that is not known."""
+    return drawn_by(samples.how) if samples.how else samples.name
+
+
+def drawn_by(how: dict[str, Any]) -> str:
     """The sampler and those of its settings that were chosen, and the guidance."""
-    if not samples.how:
-        return samples.name
-    usual = default_config()
+    usual = to_dict(default_config())
     chosen = [
-        f"{name} {written(value)}"
+        f"{group if group == 'guidance' else ''} {name} {written(value)}".strip()
         for group in ("sampler", "guidance")
-        for name, value in samples.how[group].items()
-        if name != "name" and value != _listed(usual[group].get(name))
+        for name, value in how[group].items()
+        if name != "name" and value != usual[group].get(name)
     ]
-    return ", ".join([samples.how["sampler"]["name"], *chosen])
-
-
-def _listed(value: Any) -> Any:
-    """As JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
+    return ", ".join([how["sampler"]["name"], *chosen])

@@ -33,11 +33,11 @@ def summary(run: Run) -> Section:
 
 
 def _found(run: Run) -> dict[str, str]:
-    """The figures of each metric, and in which folder each is explained."""
+    """The figures of each metric, and what each is of."""
     facts: dict[str, list[str]] = {}
     for row in findings(run.evaluations):
         metric = metric_of(row.metric)
-        facts.setdefault(metric.title, []).append(f"{with_error(row)} {metric.unit} ({row.evaluation})")
+        facts.setdefault(metric.title, []).append(f"{with_error(row)} {metric.unit} ({row.of})")
     return {title: "; ".join(told) for title, told in facts.items()}
 
 

@@ -161,6 +161,7 @@ def spread_out(values: Sequence[Any], most: int) -> list[Any]:
 
 
 def judged(run: Run, samples: Samples) -> dict[str, dict[str, Any]]:
-    """What was found of these very samples, by the metric's name."""
-    folder = f"samples_{samples.how.get('samples')}_{samples.name}"
-    return next((each.metrics for each in run.evaluations if each.name == folder), {})
+    """What was found of these very samples, by the metric's name: not of others by the same sampler."""
+    folder, drawn = f"samples_{samples.how.get('samples')}_{samples.name}", samples.how.get("sample")
+    metrics = next((each.metrics for each in run.evaluations if each.name == folder), {})
+    return {name: found for name, found in metrics.items() if found.get("sample") == drawn}

@@ -55,7 +55,8 @@ def draw_samples(workdir: Path, name: str, made: ConfigDict, seed: int = 0) -> N
 
 def found_nearest(distance: float) -> dict[str, Any]:
     figures = {"memorised": 1, "median_distance": distance, "held_out_median_distance": 30.25}
-    return {"nearest": {"metric": "nearest", **figures, "checkpoint": 300, "samples": 20, "seed": 0}}
+    drawn = {"checkpoint": 300, "samples": 20, "seed": 0} | {k: to_dict(config())[k] for k in ("sample", "sampler", "guidance")}
+    return {"nearest": {"metric": "nearest", **figures, **drawn}}
 
 
 def make_workdir(workdir: Path, **settings: object) -> Path:

@@ -1,6 +1,7 @@
 """Several runs on one page."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_runs_lie_side_by_side(pair, tmp_path):
     ]
     assert html.count('<path class="line series-1"') >= 2 * 4  # both lines of four charts, in the drawing and the legend
     assert len(tables["Terms by timestep"]) == 1 + 2 * 8
+
+
+def test_of_several_bounds_the_one_of_the_longest_chain_is_compared(pair, tmp_path):
+    shorter = pair[0] / "evaluation/step_0000300_test_seed_0_uniform4"
+    shutil.copytree(pair[0] / "evaluation/step_0000300_test_seed_0", shorter)
+    lines = (shorter / "vlb_terms.csv").read_text().splitlines()
+    (shorter / "vlb_terms.csv").write_text("\n".join([lines[0], *lines[1::2]]) + "\n")
+    rows = Page(compared(tmp_path, *pair)).tables["Terms by timestep"][1:]
+    assert {row[0].rpartition(": ")[2] for row in rows} == {"step_0000300_test_seed_0"}
+    assert len(rows) == 2 * 8
 
 
 def test_what_one_of_them_lacks_is_named(pair, tmp_path):

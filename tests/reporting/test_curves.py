@@ -68,6 +68,8 @@ def test_error_bars_reach_one_error_to_either_side():
     assert (high - low) == pytest.approx(dots[1] - dots[0], abs=0.2)  # 2 · 0.5, as far as from 3 to 4
     assert same == again == dots[1]
     assert drawn[1].text == "a: 3 ± 0.5. b: 4."
+    texts = [float(each.get("x")) for each in drawn if each.get("class") == "said"]
+    assert max(dots[1], high) + 8 < min(texts) - 90  # what is said in 13 letters has room beside the bars
 
 
 def test_numbers_are_written_with_six_digits():

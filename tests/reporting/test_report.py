@@ -14,11 +14,12 @@ from PIL import Image
 
 from configs import digits_classifier
 from jax_ddpm.commands import report as command
-from jax_ddpm.config import read_config, write_config
+from jax_ddpm.config import read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.pictures import grid
 from jax_ddpm.reporting.page import render
 from jax_ddpm.reporting.report import report
+from jax_ddpm.reporting.telling import drawn_by
 from jax_ddpm.reporting.workdirs import read_run
 from tests.reporting.conftest import METRICS, STEPS, TERMS, Page, chain, config, pictures
 
@@ -114,11 +115,26 @@ def test_each_sampler_is_shown_with_what_was_found_of_its_samples(workdir):
     assert ["ancestral", "300", "8", "20", "0", "24.5"] in rows
     captions = page.of("figcaption")
     assert "20 samples by ddim, steps 4, 4 evaluations each, seed 0" in captions
-    assert any("1 of 20 memorised, median distance 24.5 grey levels, that of held-out images 30.2" in each for each in captions)
+    memorised = "1 of 20 memorised, median distance 24.5 grey levels, that of held-out images 30.2"
+    assert f"20 samples by ancestral, step 300, seed 0: {memorised}" in captions
 
 
-def test_figures_of_fewer_samples_than_there_are_now_are_not_said_to_be_theirs(workdir):
-    (workdir / "evaluation/samples_20_step_0000300_seed_0").rename(workdir / "evaluation/samples_7_step_0000300_seed_0")
+def test_a_sampler_is_called_by_what_was_chosen_of_it():
+    made = config(
+        **{"sampler.name": "heun", "sampler.churn_range": (0.5, 1.0), "guidance.scale": 2.0, "guidance.form": "score"}
+    )
+    assert drawn_by(to_dict(made)) == "heun, churn_range [0.5, 1.0], guidance scale 2.0, guidance form score"
+
+
+@pytest.mark.parametrize("difference", ["count", "labels"])
+def test_figures_of_other_samples_by_the_same_sampler_are_not_said_to_be_of_these(workdir, difference):
+    place = workdir / "evaluation/samples_20_step_0000300_seed_0"
+    if difference == "count":
+        place.rename(workdir / "evaluation/samples_7_step_0000300_seed_0")
+    else:
+        found = json.loads((place / "evaluation.json").read_text())
+        found["nearest"]["sample"]["labels"] = [3]
+        (place / "evaluation.json").write_text(json.dumps(found))
     rows = page_of(workdir).tables["How they were drawn, and what was found of them"]
     assert all(len(row) == 5 for row in rows)  # no column of figures
 
