@@ -96,6 +96,7 @@ def opened(chromium: WebDriver, pages: dict[str, Path]) -> Iterator[Open]:
             tell("Emulation.setEmulatedMedia", media=media, features=[colours, motion])
             tell("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
             tell("Emulation.setScriptExecutionDisabled", value=not script)
+            chromium.get("about:blank")  # away from what was open, whose requests are not the page's
             for log in ("browser", "performance"):
                 chromium.get_log(log)
             chromium.get(pages[page].as_uri())
