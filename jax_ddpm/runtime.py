@@ -139,8 +139,12 @@ def _end(message: str) -> NoReturn:
 
 def cache_directory(given: str = "") -> Path:
     """Where compiled programs are kept."""
-    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return absolute(place(given or os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache_home}/jax_ddpm"))
+    return absolute(place(given or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_home()))
+
+
+def cache_home() -> Path:
+    """Where what can be had again is kept, unless it is told another place."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jax_ddpm").expanduser().absolute()
 
 
 def _cores_that_divide(batch_size: int) -> int:

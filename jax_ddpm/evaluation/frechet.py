@@ -1,5 +1,6 @@
 """How far apart two sets of features lie, each taken for a Gaussian."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +25,19 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     On the features of an Inception network it is known as FID. Too few samples make it too large, so only figures of as many
     samples can be compared.
     """
+    return distances_from(a)(b)
+
+
+def distances_from(a: Moments) -> Callable[[Moments], float]:
+    """The Fréchet distances of others from `a`, whose root is then worked out once."""
     root = _root(a.covariance)
-    cross = np.linalg.eigvalsh(root @ b.covariance @ root)  # has the eigenvalues of Σ_a Σ_b, and is symmetric
-    overlap = np.sqrt(np.maximum(cross, 0)).sum()
-    return float(np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap)
+
+    def distance(b: Moments) -> float:
+        cross = np.linalg.eigvalsh(root @ b.covariance @ root)  # has the eigenvalues of Σ_a Σ_b, and is symmetric
+        overlap = np.sqrt(np.maximum(cross, 0)).sum()
+        return float(np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap)
+
+    return distance
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

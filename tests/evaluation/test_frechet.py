@@ -55,3 +55,26 @@ def test_the_optimal_map_costs_as_much():
     moved = np.eye(5) - transport
     cost = np.trace(moved @ a.covariance @ moved.T) + np.sum((a.mean - b.mean) ** 2)
     np.testing.assert_allclose(frechet_distance(a, b), cost, rtol=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_equal_covariances_leave_the_distance_of_the_means(seed, rank):
+    covariance = random_moments(seed, rank=rank).covariance
+    first, second = np.random.default_rng(seed).normal(size=(2, 5))
+    found = frechet_distance(Moments(first, covariance), Moments(second, covariance))
+    np.testing.assert_allclose(found, np.sum((first - second) ** 2), rtol=1e-6, atol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30))
+def test_fewer_samples_than_features_give_a_finite_distance(seed, count):
+    """Theirs has rank count - 1; that of commuting covariances is known: √ of each eigenvalue apart, squared."""
+    rng = np.random.default_rng(seed)
+    found = moments(rng.normal(size=(count, 40)))
+    values, vectors = np.linalg.eigh(found.covariance)
+    other = Moments(found.mean + 1, (vectors * 9) @ vectors.T)
+    expected = 40 + np.sum((np.sqrt(np.maximum(values, 0)) - 3) ** 2)
+    distance = frechet_distance(found, other)
+    assert isinstance(distance, float)
+    # 1e-4: the roots of what round-off leaves of the eigenvalues that are 0.
+    np.testing.assert_allclose(distance, expected, rtol=1e-4)
+    np.testing.assert_allclose(frechet_distance(other, found), distance, rtol=1e-4)
