@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jax_ddpm import config as settings
-from jax_ddpm.commands import MODES, OWN_FLAGS
+from jax_ddpm.commands import GROUPS, MODES, OWN_FLAGS
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.files import place
 from jax_ddpm.runtime import configure, devices_of_cpu, ended_at_once, join, only_first_process_prints
@@ -34,11 +34,11 @@ def parse(argv: list[str]) -> list[str]:
         settings.check_name(arg.removeprefix("--config.").partition("=")[0])
     if config is not None:
         settings.check_file(config)
-    elif workdir and written(argv, "mode") == "import_weights":
-        argv = [argv[0], f"--config={settings.__file__}", *argv[1:]]
-    elif workdir:
+    elif workdir and written(argv, "mode") != "import_weights":
         settings.read_config(place(workdir))
         argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
+    elif workdir or written(argv, "samples"):  # of nothing that has been trained here
+        argv = [argv[0], f"--config={settings.__file__}", *argv[1:]]
     elif not any(arg.startswith("--help") for arg in argv):
         raise InvalidInput("say what to run: --config configs/digits.py, or --workdir of a run that has begun")
     try:
@@ -63,7 +63,7 @@ def keep_own_flags(config: ConfigDict) -> None:
         if value is not None and MODE.value not in modes:
             raise InvalidInput(f"--{name} needs --mode {' or '.join(modes)}")
         if value is not None:
-            own = config[MODE.value]
+            own = config[GROUPS.get(MODE.value, MODE.value)]
             own[name] = tuple(value.split(",")) if isinstance(own[name], tuple) else value
 
 

@@ -191,7 +191,7 @@ _NOT_NEGATIVE = {
     "sampler": ("steps", "churn", "churn_noise"),
     "guidance": ("scale",),
     "edit": ("seed", "labels", "targets"),
-    "eval": ("seed", "count"),
+    "eval": ("seed", "count", "reference_count"),
     "profile": ("steps",),
 }
 _FRACTIONS = {

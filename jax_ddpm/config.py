@@ -11,6 +11,9 @@ from jax_ddpm.errors import InvalidInput, did_you_mean
 from jax_ddpm.files import absolute, place, write_whole
 
 FILE_NAME = "config.json"
+INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # What a run that has begun cannot change,
 FIXED = ("seed", "data", "diffusion", "model", "train.batch_size", "train.adam_mu_dtype")
 # except for these.
@@ -157,7 +160,7 @@ def default_config() -> ConfigDict:
     edit.seed = 0
 
     config.eval = evaluation = ConfigDict()
-    evaluation.metrics = ("bits_per_dim",)  # of held-out images or samples: see METRICS in experiment.py
+    evaluation.metrics = ("bits_per_dim",)  # of held-out images or samples: see METRICS and the like in experiment.py
     evaluation.split = "test"  # of the data
     evaluation.count = 0  # how many of its images, from the first on; 0 takes all
     evaluation.batch_size = 64
@@ -165,7 +168,15 @@ def default_config() -> ConfigDict:
     evaluation.clip = True  # hold x_0 within [-1, 1] at every step of the bound
     evaluation.respacing = ""  # steps of the bound: uniform50, quad50, ddim50, 10,15,20 of as many parts; "": every one
     evaluation.draws = 0  # terms of the bound worked out for each image, at times drawn all along the chain; 0: every one
-    evaluation.classifier = ""  # of agreement: the workdir of the one that says what samples are of
+    evaluation.classifier = ""  # of agreement, and of features=classifier: the workdir of the one that says what samples are of
+    evaluation.features = "inception"  # what fid and the like compare: inception, classifier (what it makes of an image)
+    evaluation.inception = ""  # the weights of that network: the path or the address of pytorch-fid's file, see INCEPTION_URL
+    evaluation.inception_sha256 = INCEPTION_SHA256  # "": whatever lies at the path
+    evaluation.resize = "tensorflow"  # of images to 299×299: tensorflow (also guided-diffusion, torch-fidelity), pytorch
+    evaluation.samples = ""  # an .npz file or a folder to judge instead of drawing any
+    evaluation.reference = ""  # an .npz file (of images or statistics), a folder or a data set; "": what was trained on
+    evaluation.reference_count = 0  # how many of its images, spread over all; 0 takes all
+    evaluation.save_reference = ""  # an .npz file to keep its statistics in
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 
     config.export_weights = export = ConfigDict()

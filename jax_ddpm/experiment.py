@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jax_ddpm.config import INCEPTION_URL
 from jax_ddpm.data.augment import TOLD, Augmentation
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources.load import load_source
@@ -318,35 +319,65 @@ METRICS: dict[str, Callable[[ConfigDict], Callable[..., Any]]] = {
     "accuracy": make_accuracy,
 }
 SAMPLE_METRICS = ("agreement", "nearest")  # of images drawn as --mode sample draws them
+FEATURE_METRICS = (
+    "fid",
+    "sfid",
+    "is",
+    "kid",
+    "precision_recall",
+    "density_coverage",
+)  # of such ones, by eval.features
 
 
 def chosen_metrics(config: ConfigDict) -> tuple[str, ...]:
-    """The names in `eval.metrics`, of METRICS or SAMPLE_METRICS; a flag gives several as one text, with commas between them.
+    """The names in `eval.metrics`, of METRICS, SAMPLE_METRICS or FEATURE_METRICS; a flag has commas between them.
 
     Raises:
       InvalidInput: there is no such metric, or not of such a network.
     """
     names = tuple(name.strip() for name in ",".join(config.eval.metrics).split(","))
     for name in names:
-        choose("eval.metrics", name, METRICS | dict.fromkeys(SAMPLE_METRICS))
+        choose("eval.metrics", name, METRICS | dict.fromkeys((*SAMPLE_METRICS, *FEATURE_METRICS)))
         if is_classifier(config) and name != "accuracy":
             raise InvalidInput(f"eval.metrics={name}: a classifier says nothing of how likely images are. Expected accuracy")
         if name == "accuracy" and not is_classifier(config):
             raise InvalidInput(
                 f"eval.metrics=accuracy is of a classifier, and model.network={config.model.network}. Expected one of "
-                f"{', '.join(each for each in (*METRICS, *SAMPLE_METRICS) if each != 'accuracy')}"
+                f"{', '.join(each for each in (*METRICS, *SAMPLE_METRICS, *FEATURE_METRICS) if each != 'accuracy')}"
             )
         if name == "agreement" and not (config.eval.classifier and known_classes(config)):
             raise InvalidInput(
                 "eval.metrics=agreement is how often a classifier takes samples for the class asked for. Expected a run that "
                 "can be asked for classes, and --config.eval.classifier, the workdir of one that knows them"
             )
+        if name in FEATURE_METRICS:
+            _check_features(config, name)
         if name == "agreement" and config.eval.classifier == config.guidance.classifier:
             raise InvalidInput(
                 f"eval.classifier={config.eval.classifier} is the classifier that guides, and would agree with itself: "
                 "expected another"
             )
     return names
+
+
+def _check_features(config: ConfigDict, name: str) -> None:
+    """Raises InvalidInput where nothing is named that makes the features, or it does not make those that the metric is of."""
+    chosen, used = (
+        config.eval,
+        choose("eval.features", config.eval.features, {"inception": "inception", "classifier": "classifier"}),
+    )
+    if used == "inception" and not chosen.inception:
+        raise InvalidInput(
+            f"eval.metrics={name} is of the features of the Inception network, whose weights are not named. Expected "
+            f"--config.eval.inception={INCEPTION_URL} or the path of that file; or, of images that it knows nothing of, "
+            "--config.eval.features=classifier and --config.eval.classifier, the workdir of a classifier"
+        )
+    if used == "classifier" and not chosen.classifier:
+        raise InvalidInput(
+            f"eval.features=classifier, and {name}: expected --config.eval.classifier, the workdir of a classifier"
+        )
+    if used == "classifier" and name == "sfid":
+        raise InvalidInput("eval.metrics=sfid is of a layer of the Inception network: expected eval.features=inception")
 
 
 def chosen_labels(config: ConfigDict, count: int) -> np.ndarray:

@@ -1,29 +1,22 @@
 """What each metric has to say of samples: printed, drawn, and as figures to be kept."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
-from jax_ddpm.data.inspection import spread
 from jax_ddpm.data.sources.source import Source
-from jax_ddpm.data.transforms import to_float, to_uint8
+from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.evaluation.bits_per_dim import estimate
 from jax_ddpm.evaluation.nearest import Neighbours, nearest
-from jax_ddpm.files import place
+from jax_ddpm.features import as_source, open_judge, some
 from jax_ddpm.held_out import NOTE_SEEN, each_once, held_out, seen_in_training
 from jax_ddpm.pictures import grid, save_png
-from jax_ddpm.trained import open_classifier
-from jax_ddpm.training.sharding import replicated, share_out, split_batch
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Images [N, H, W, C] uint8 and labels [N]: of samples, those asked for."""
@@ -33,43 +26,23 @@ Report = Callable[[Samples, Path], dict[str, Any]]
 
 def make_agreement(config: ConfigDict, mesh: Mesh, workdir: Path) -> Report:
     """How often the classifier of `eval.classifier` takes samples for the class asked for, and how often it is right itself."""
-    classes, source = _make_judge(config, mesh), held_out(config)
-    seen = seen_in_training(config, place(config.eval.classifier), source)
+    judge = open_judge(config, mesh)
 
     def report(samples: Samples, directory: Path) -> dict[str, Any]:
         images, labels = samples
-        own = estimate(np.concatenate([classes(real) == known for real, known in _batches(config, source)]))
-        correct = classes(images) == labels
+        taken_for = [found.logits.argmax(axis=-1) for found, _ in judge.describe(as_source(images))]
+        correct = np.concatenate(taken_for) == labels
         found, names = estimate(correct), enumerate(config.data.class_names)
         by_class = {name: float(correct[labels == label].mean()) for label, name in names if label in labels}
         print(
             f"agreement: {found.mean:.1%} ± {found.standard_error:.1%} of {found.images:,} samples are of the class asked for\n"
-            f"  by a classifier that is right on {own.mean:.1%} of {own.images:,} images ({source.name}, {config.eval.split})"
-            f"{', some or all of which it was trained on' if seen else ''}"
+            f"  by a classifier that is right on {judge}"
         )
         print("\n".join(f"  {name:>16}{share:>8.1%}" for name, share in by_class.items()))
-        judge = {"classifier": config.eval.classifier, "classifier_accuracy": own.mean, "classifier_images": own.images}
         figures = {"agreement": found.mean, "standard_error": found.standard_error if found.images > 1 else None}
-        return {**figures, "by_class": by_class, **judge, "classifier_trained_on_these": seen}
+        return {**figures, "by_class": by_class, **judge.about}
 
     return report
-
-
-def _make_judge(config: ConfigDict, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
-    """images [N, H, W, C] uint8 -> [N] the classes that the classifier finds likeliest, told that they have no noise."""
-    classifier = open_classifier(config, "eval.classifier", mesh, same_noise=False)
-    size = math.ceil(config.eval.batch_size / mesh.size) * mesh.size
-
-    @partial(jax.jit, in_shardings=split_batch(mesh), out_shardings=replicated(mesh))
-    def likeliest(images: jax.Array) -> jax.Array:
-        logits = classifier.network.apply({"params": classifier.params}, images, jnp.zeros(size))
-        return cast(jax.Array, logits).argmax(axis=-1)
-
-    def classes(images: np.ndarray) -> np.ndarray:
-        filled = np.resize(to_float(images), (math.ceil(len(images) / size), size, *images.shape[1:]))
-        return np.concatenate([np.asarray(likeliest(share_out(batch, mesh))) for batch in filled])[: len(images)]
-
-    return classes
 
 
 def _batches(config: ConfigDict, source: Source) -> Iterator[Samples]:
@@ -117,12 +90,6 @@ def _beside_unseen(find: Callable[[np.ndarray], Neighbours], unseen: np.ndarray,
     nearer = int((distances < np.quantile(usual, 0.05)).sum())
     print(f"  of {len(usual):,} held-out images {np.median(usual):.1f}; nearer than 95 % of these: {nearer} samples")
     return {"held_out_median_distance": float(np.median(usual)), "nearer_than_95_percent_of_held_out": nearer}
-
-
-def some(source: Source, count: int) -> Source:
-    """As many of the images, spread evenly over all."""
-    numbers = spread(len(source), count)
-    return dataclasses.replace(source, size=len(numbers), read=lambda index: source.read(numbers[index]))
 
 
 def _pairs(images: np.ndarray, found: Neighbours) -> np.ndarray:

@@ -19,6 +19,8 @@ OWN_FLAGS = {
     "task": (("edit",), "inpaint, interpolate, encode, translate, sdedit or enlarge."),
     "images": (("edit",), "an image file or a folder. Left out: held-out images of the run's data."),
     "mask": (("edit",), "an image file, white where --task inpaint draws anew."),
+    "samples": (("evaluate",), "an .npz file or a folder of images to be judged; no run is needed."),
+    "reference": (("evaluate",), "what samples are compared with: an .npz file, a folder or a data set."),
     "out": (("export_weights", "compare"), "what is written, a folder of weights or a page."),
     "to": (("export_weights",), "safetensors (it opens as a --workdir), diffusers, stablehlo (for JAX alone)."),
     "from": (("import_weights",), "a folder, a file, or USER/NAME on the Hugging Face hub."),
@@ -26,3 +28,5 @@ OWN_FLAGS = {
     "topology": (("plan",), "v5e:16x16 (also v4, v5p, v6e), gpu:8xH100 or cpu:8."),
 }
 """Flags of some modes alone, in whose settings each is kept under its name: of which, and what is said of it."""
+GROUPS = {"evaluate": "eval"}
+"""Of settings, where they are not called as the mode is."""

@@ -10,14 +10,21 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
-from jax_ddpm.commands.sample import draw
-from jax_ddpm.config import to_dict
-from jax_ddpm.files import write_whole
+from jax_ddpm.commands.sample import draw, how_drawn
+from jax_ddpm.config import FILE_NAME, default_config, read_config
+from jax_ddpm.data.sources.source import Source
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.feature_reports import open_images, prepare
+from jax_ddpm.features import as_source
+from jax_ddpm.files import place, write_whole
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training
 from jax_ddpm.reports import REPORTS
 from jax_ddpm.sample_reports import SAMPLE_REPORTS
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
+
+STAND_ALONE = ("fid", "is", "kid", "precision_recall")  # of --samples, where no metrics are named
+UNKNOWN = ("weights", "sampler", "evaluations", "seed")  # of samples that come without a word of how they were drawn
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -26,11 +33,14 @@ def main(config: ConfigDict, workdir: Path) -> None:
     Raises:
       InvalidInput: the run cannot be opened, there are no such images, or they are not of the classes that it knows.
     """
-    names = experiment.chosen_metrics(config)
     mesh = make_mesh()
+    if config.eval.samples:
+        evaluate_file(config, workdir, mesh)
+        return
+    names = experiment.chosen_metrics(config)
     if of_images := [name for name in names if name in experiment.METRICS]:
         evaluate_held_out(config, workdir, mesh, of_images)
-    if of_samples := [name for name in names if name in experiment.SAMPLE_METRICS]:
+    if of_samples := [name for name in names if name not in experiment.METRICS]:
         evaluate_samples(config, workdir, mesh, of_samples)
 
 
@@ -61,17 +71,56 @@ def evaluate_held_out(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Se
 
 def evaluate_samples(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Sequence[str]) -> None:
     """Metrics of `sample.count` images, drawn into workdir/samples/ as --mode sample draws them, into workdir/evaluation/."""
-    reports = {name: SAMPLE_REPORTS[name](config, mesh, workdir) for name in metrics}  # what cannot be judged is told first
+    by_features = [name for name in metrics if name in experiment.FEATURE_METRICS]
+    reports = {name: SAMPLE_REPORTS[name](config, mesh, workdir) for name in metrics if name in SAMPLE_REPORTS}
+    judge = prepare(config, mesh, by_features) if by_features else None  # what cannot be judged is told first
     drawn = draw(config, workdir)
     directory = workdir / "evaluation" / f"samples_{len(drawn.images)}_{drawn.grid.parent.name}"
-    circumstances = {
-        **{"checkpoint": drawn.step, "weights": "ema", "samples": len(drawn.images), "seed": config.sample.seed},
-        **{group: to_dict(config)[group] for group in ("sample", "sampler", "guidance")},
-    }
-    for name, report in reports.items():
-        found = report((drawn.images, drawn.labels), directory)
-        _note(directory / "evaluation.json", {"metric": name, **found, **circumstances})
+    found = [{"metric": name, **report((drawn.images, drawn.labels), directory)} for name, report in reports.items()]
+    found += judge.report(as_source(drawn.images)) if judge else []
+    for each in found:
+        _note(directory / "evaluation.json", {**each, **how_drawn(config, drawn)})
     print(f"written: {directory}", flush=True)
+
+
+def evaluate_file(config: ConfigDict, workdir: Path, mesh: Mesh) -> Path:
+    """Metrics of the images of `eval.samples`, into a folder beside them, which it returns.
+
+    How they were drawn is told by the samples.json beside them, which `--mode sample` writes; of others it is not known.
+
+    Raises:
+      InvalidInput: there is nothing to compare them with, or a metric is of a run's own samples.
+    """
+    file = place(config.eval.samples)
+    if not (config.eval.reference or (workdir / FILE_NAME).is_file()):
+        raise InvalidInput(f"--samples={file}: say what to compare them with, --reference=FILE.npz, a folder or a data set")
+    samples = open_images(config.eval.samples, config)
+    _fit_to(config, samples)
+    usual = default_config().eval.metrics
+    config.eval.metrics = STAND_ALONE if config.eval.metrics == usual else config.eval.metrics
+    names = experiment.chosen_metrics(config)
+    if others := [name for name in names if name not in experiment.FEATURE_METRICS]:
+        raise InvalidInput(
+            f"eval.metrics={others[0]} is of a run: with --samples expected {', '.join(experiment.FEATURE_METRICS)}"
+        )
+    described = file.with_suffix(".json")
+    how = json.loads(described.read_text()) if described.is_file() else dict.fromkeys(UNKNOWN, "not known")
+    directory = file.parent / f"{file.stem}_evaluation"
+    for found in prepare(config, mesh, names).report(samples):
+        _note(directory / "evaluation.json", {**found, **how, "samples": len(samples), "file": str(file)})
+    print(f"written: {directory}", flush=True)
+    return directory
+
+
+def _fit_to(config: ConfigDict, samples: Source) -> None:
+    """Real images are compared as large as the samples are; by a classifier, all of them as large as it knows them."""
+    if config.eval.features == "classifier" and config.eval.classifier:
+        config.data.update(read_config(place(config.eval.classifier)).data)
+        return
+    height, width, channels = samples[0]["image"].shape
+    if height != width:
+        raise InvalidInput(f"{samples.name} has images of {height}×{width}: expected square ones")
+    config.data.update(image_size=height, channels=channels)
 
 
 def _folder_name(config: ConfigDict, step: int) -> str:

@@ -17,7 +17,7 @@ from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 
-FILE_NAME = "sample.json"
+FILE_NAME = "samples.json"
 
 
 class Drawn(NamedTuple):
@@ -37,9 +37,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
 def draw(config: ConfigDict, workdir: Path) -> Drawn:
     """Draws `sample.count` images from the averaged parameters of the newest checkpoint, and writes them.
 
-    Into workdir/samples/step_…_seed_…/: grid.png, each image as a PNG of its true size, samples.npz with the images
+    Into workdir/samples/step_…_seed_…/: grid.png, each image as a PNG of its true size, and samples.npz with the images
     [N, H, W, C] uint8 as arr_0 and the labels [N] as arr_1 (the names that guided-diffusion's evaluator reads), and
-    sample.json, which says how they were drawn.
+    samples.json, which says how they were drawn.
     """
     mesh = make_mesh()
     params, step = open_run(config, workdir, mesh)
@@ -56,15 +56,20 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
             bar.update(len(batch))
     images = np.concatenate(batches)
     directory = workdir / "samples" / folder_name(config, step, config.sample.seed)
-    path = write(directory, images, labels, grid_columns(config, len(labels)))
-    how_drawn = {"checkpoint": step, "weights": "ema", "samples": len(labels), "evaluations": evaluations}
-    _note(directory, how_drawn | {name: to_dict(config)[name] for name in ("sample", "sampler", "guidance")})
-    return Drawn(images, labels, path, step)
-
-
-def _note(directory: Path, how_drawn: dict[str, Any]) -> None:
-    text = json.dumps(how_drawn, indent=2) + "\n"
+    drawn = Drawn(images, labels, write(directory, images, labels, grid_columns(config, len(labels))), step)
+    text = json.dumps(how_drawn(config, drawn), indent=2) + "\n"
     write_whole(directory / FILE_NAME, lambda path: path.write_text(text))
+    return drawn
+
+
+def how_drawn(config: ConfigDict, drawn: Drawn) -> dict[str, Any]:
+    """All that a figure of samples depends on."""
+    settings = to_dict(config)
+    return {
+        **{"checkpoint": drawn.step, "weights": "ema", "samples": len(drawn.images), "seed": config.sample.seed},
+        **{"evaluations": make_sampler(config).evaluations},
+        **{group: settings[group] for group in ("sample", "sampler", "guidance")},
+    }
 
 
 def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:

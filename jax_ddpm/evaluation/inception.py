@@ -8,7 +8,7 @@ where the others take the average, and that it knows 1008 classes.
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.state import Params
 
 SIZE = 299  # pixels a side
-POOLED, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
+SPATIAL, CLASSES = 7 * 17 * 17, 1008
 
 
 class Conv(NamedTuple):
@@ -132,9 +132,9 @@ class Features(NamedTuple):
       logits: [B, 1008] of the classes, without the bias, as the Inception score has always been computed.
     """
 
-    pooled: jax.Array
-    spatial: jax.Array
-    logits: jax.Array
+    pooled: Any
+    spatial: Any
+    logits: Any
 
 
 class _Block(nn.Module):

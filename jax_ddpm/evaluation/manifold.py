@@ -83,12 +83,16 @@ def _balls_around(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) ->
 
 
 def _squares(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """The squared distances of all of a from all of b, a block of them at a time, in float64."""
+    """The squared distances of all of a from all of b, a block of them at a time, in float64.
+
+    Both are first moved to near 0, for what they have in common is not to be subtracted from itself squared.
+    """
+    centre = np.asarray(b[:COLUMNS], np.float64).mean(axis=0)
     for first in range(0, len(a), ROWS):
         rows = slice(first, first + ROWS)
-        own = np.asarray(a[rows], np.float64)
+        own = a[rows] - centre
         own_squares = (own**2).sum(axis=1)[:, None]
         for start in range(0, len(b), COLUMNS):
             columns = slice(start, start + COLUMNS)
-            other = np.asarray(b[columns], np.float64)
+            other = b[columns] - centre
             yield rows, columns, np.maximum(own_squares - 2 * own @ other.T + (other**2).sum(axis=1), 0)

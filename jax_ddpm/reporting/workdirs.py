@@ -29,7 +29,7 @@ class Samples(NamedTuple):
     Attributes:
       name: of their folder.
       grid: the picture of all.
-      how: what sample.json says of how they were drawn; nothing, where an earlier version drew them.
+      how: what samples.json says of how they were drawn; nothing, where an earlier version drew them.
     """
 
     name: str
@@ -120,7 +120,7 @@ def _listed(place: Path) -> list[Path]:
 
 
 def _samples(path: Path) -> Samples:
-    return Samples(path.name, path / "grid.png", _read_json(path / "sample.json", {}))
+    return Samples(path.name, path / "grid.png", _read_json(path / "samples.json", {}))
 
 
 def _evaluation(path: Path) -> Evaluation:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_ddpm import sample_reports
+from jax_ddpm import features, sample_reports
 from jax_ddpm.commands import evaluate
 from jax_ddpm.config import read_config
 from jax_ddpm.data.sources.digits import digits
@@ -75,7 +75,7 @@ def test_images_trained_on_are_no_measure_of_how_near_is_near(trained, tmp_path,
 
 
 def test_what_samples_are_measured_by_is_spread_over_the_images_held_out():
-    source = sample_reports.some(digits("test"), 30)
+    source = features.some(digits("test"), 30)
     assert len(source) == 30
     assert len({source[index]["label"] for index in range(30)}) == 10
     np.testing.assert_array_equal(source[29]["image"], digits("test")[29 * 297 // 30]["image"])
@@ -83,13 +83,13 @@ def test_what_samples_are_measured_by_is_spread_over_the_images_held_out():
 
 def test_a_classifier_is_shown_every_image_once_whatever_the_batch(trained, trained_classifier):
     config = with_classifier(trained, trained_classifier)
-    images = np.stack([digits("test")[index]["image"] for index in range(11)])
-    answers = []
+    logits = []
     for batch_size in (4, 64):
         config.eval.batch_size = batch_size
-        answers.append(sample_reports._make_judge(config, make_mesh())(images))
-    assert answers[0].shape == (11,)
-    np.testing.assert_array_equal(*answers)
+        describe = features.open_judge(config, make_mesh()).describe
+        logits.append(np.concatenate([found.logits for found, _ in describe(features.some(digits("test"), 11))]))
+    assert logits[0].shape == (11, 10)
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

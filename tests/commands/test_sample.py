@@ -69,7 +69,7 @@ def test_fewer_images_leave_none_of_the_earlier_ones(trained):
         "00000.png",
         "00001.png",
         "grid.png",
-        "sample.json",
+        "samples.json",
         "samples.npz",
     ]
 
@@ -78,7 +78,7 @@ def test_how_they_were_drawn_is_noted_beside_them(trained):
     config = read_config(trained)
     config.sampler.update(name="ddim", steps=4)
     config.sample.update(seed=6, count=3)
-    noted = json.loads((sample.draw(config, trained).grid.parent / "sample.json").read_text())
+    noted = json.loads((sample.draw(config, trained).grid.parent / "samples.json").read_text())
     assert (noted["checkpoint"], noted["samples"], noted["evaluations"], noted["sample"]["seed"]) == (6, 3, 4, 6)
     assert (noted["sampler"]["name"], noted["sampler"]["steps"], noted["guidance"]["scale"]) == ("ddim", 4, 1)
 

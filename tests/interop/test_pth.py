@@ -3,8 +3,6 @@
 import collections
 import io
 import pickle
-import sys
-import types
 import zipfile
 
 import numpy as np
@@ -12,53 +10,11 @@ import pytest
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.interop.pth import read_pth
+from tests.interop.written import View, pickled
 
 MEMORY = {"0": np.arange(12, dtype=np.float32), "1": np.array([7], np.int64)}
 ROWS = ("0", "FloatStorage", 2, (2, 3), (4, 1))  # storage, its type, offset, shape, strides
 COUNT = ("1", "LongStorage", 0, (), ())
-
-
-class View:
-    """Pickled as a tensor is."""
-
-    def __init__(self, key, kind, *where):
-        self.key, self.kind, self.where = key, kind, where
-
-    def __reduce__(self):
-        storage = Storage(self.key, getattr(sys.modules["torch"], self.kind))
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, (storage, *self.where, False, collections.OrderedDict())
-
-
-class Storage:
-    def __init__(self, key, kind):
-        self.key, self.kind = key, kind
-
-
-class Pickler(pickle.Pickler):
-    def persistent_id(self, thing):
-        return ("storage", thing.kind, thing.key, "cpu", 12) if isinstance(thing, Storage) else None
-
-
-@pytest.fixture
-def pickled(monkeypatch):
-    """A function that pickles tensors as PyTorch does, under the names of its classes."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for name in ("FloatStorage", "LongStorage"):
-        setattr(torch, name, type(name, (), {"__module__": "torch"}))
-
-    def _rebuild_tensor_v2(*_): ...
-
-    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-
-    def pickle_it(thing):
-        file = io.BytesIO()
-        Pickler(file, 2).dump(thing)
-        return file.getvalue()
-
-    return pickle_it
 
 
 def legacy(pickled_dict):
@@ -80,7 +36,7 @@ FORMS = pytest.mark.parametrize("form", [legacy, zipped])
 
 
 @FORMS
-def test_tensors_are_views_of_their_memory(form, pickled, tmp_path):
+def test_tensors_are_views_of_their_memory(form, tmp_path):
     tensors = collections.OrderedDict(rows=View(*ROWS), count=View(*COUNT))
     (tmp_path / "weights.pth").write_bytes(form(pickled(tensors)))
     found = read_pth(tmp_path / "weights.pth")
@@ -95,7 +51,7 @@ class Harm:
 
 
 @FORMS
-def test_nothing_that_a_file_asks_for_is_run(form, pickled, tmp_path, capsys):
+def test_nothing_that_a_file_asks_for_is_run(form, tmp_path, capsys):
     (tmp_path / "weights.pth").write_bytes(form(pickled({"rows": Harm()})))
     with pytest.raises(InvalidInput, match=r"it asks for __builtin__\.print: expected nothing but tensors of numbers"):
         read_pth(tmp_path / "weights.pth")
@@ -104,14 +60,14 @@ def test_nothing_that_a_file_asks_for_is_run(form, pickled, tmp_path, capsys):
 
 @FORMS
 @pytest.mark.parametrize("where", [(2, (2, 3), (8, 1)), (-1, (2, 3), (4, 1)), (2, (2, 3), (-4, 1)), (12, (), ())])
-def test_a_tensor_does_not_reach_beyond_its_memory(form, where, pickled, tmp_path):
+def test_a_tensor_does_not_reach_beyond_its_memory(form, where, tmp_path):
     (tmp_path / "weights.pth").write_bytes(form(pickled({"rows": View("0", "FloatStorage", *where), "count": View(*COUNT)})))
     with pytest.raises(InvalidInput, match="reaches beyond the 12 numbers that are there"):
         read_pth(tmp_path / "weights.pth")
 
 
 @FORMS
-def test_what_is_cut_short_or_holds_something_else_is_told(form, pickled, tmp_path):
+def test_what_is_cut_short_or_holds_something_else_is_told(form, tmp_path):
     whole = form(pickled({"rows": View(*ROWS), "count": View(*COUNT)}))
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InvalidInput, match=r"cut\.pth"):

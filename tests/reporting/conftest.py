@@ -49,7 +49,7 @@ def draw_samples(workdir: Path, name: str, made: ConfigDict, seed: int = 0) -> N
     drawn = {"checkpoint": 300, "weights": "ema", "samples": 20, "evaluations": made.sampler.steps or 8}
     made.sample.seed = seed
     write_json(
-        workdir / "samples" / name / "sample.json", drawn | {k: to_dict(made)[k] for k in ("sample", "sampler", "guidance")}
+        workdir / "samples" / name / "samples.json", drawn | {k: to_dict(made)[k] for k in ("sample", "sampler", "guidance")}
     )
 
 

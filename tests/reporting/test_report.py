@@ -242,7 +242,7 @@ def test_a_run_that_enlarges_shows_what_it_enlarged_and_is_not_told_to_draw(work
 
 
 def test_samples_of_which_nothing_is_noted_are_shown_all_the_same(workdir):
-    (workdir / "samples/step_0000300_seed_0/sample.json").unlink()
+    (workdir / "samples/step_0000300_seed_0/samples.json").unlink()
     page = page_of(workdir)
     check_form(page)
     assert ["step_0000300_seed_0", *["not recorded"] * 4] in page.tables["How they were drawn, and what was found of them"]

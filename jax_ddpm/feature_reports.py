@@ -1,0 +1,227 @@
+"""Samples compared with real images by features of both: FID, KID and what is like them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jax_ddpm import experiment
+from jax_ddpm.data.sources.arrays import arrays
+from jax_ddpm.data.sources.folder import image_folder
+from jax_ddpm.data.sources.load import load_source
+from jax_ddpm.data.sources.source import Source
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.evaluation.inception import Features
+from jax_ddpm.evaluation.inception_score import RunningScore
+from jax_ddpm.evaluation.kernel_distance import kernel_distance
+from jax_ddpm.evaluation.manifold import DENSITY_K, PRECISION_K, density_coverage, precision_recall
+from jax_ddpm.evaluation.reference import Reference, read_statistics, write_statistics
+from jax_ddpm.evaluation.running_distance import RunningDistance
+from jax_ddpm.evaluation.statistics import RunningMoments
+from jax_ddpm.features import Extractor, make_extractor, some
+from jax_ddpm.files import place
+
+Found = tuple[str, dict[str, Any]]
+"""What is printed, and the figures."""
+
+
+class Streamed(NamedTuple):
+    """A metric that keeps no features: it is given those of one batch after the other, and asked in the end."""
+
+    add: Callable[[Features], None]
+    found: Callable[[], Found]
+
+
+def _frechet(metric: str, part: str) -> Callable[[Extractor, Reference, int], Streamed]:
+    def start(extractor: Extractor, reference: Reference, samples: int) -> Streamed:
+        running = RunningDistance(getattr(reference, part), samples)
+
+        def found() -> Found:
+            distance, error, infinity, _ = running.estimate()
+            size, title = getattr(extractor.sizes, part), extractor.titles[metric]
+            more = f" ± {error:.3f}, {title}∞ {infinity:.3f}" if error is not None else ""
+            few = f" (too large, for {samples:,} samples have no covariance of {size} features)" if samples <= size else ""
+            return f"{distance:.3f}{more}{few}", {"distance": distance, "standard_error": error, "infinity": infinity}
+
+        return Streamed(lambda features: running.add(getattr(features, part)), found)
+
+    return start
+
+
+def _score(extractor: Extractor, reference: Reference | None, samples: int) -> Streamed:
+    running = RunningScore(extractor.sizes.logits, samples)
+
+    def found() -> Found:
+        mean, deviation, parts = running.score()
+        return f"{mean:.3f} ± {deviation:.3f} in {parts} parts", {"score": mean, "deviation": deviation, "parts": parts}
+
+    return Streamed(lambda features: running.add(features.logits), found)
+
+
+def _kernel(samples: np.ndarray, real: np.ndarray, seed: int) -> Found:
+    found = kernel_distance(samples, real, seed)
+    return f"{found.mean:.3e} ± {found.standard_error:.1e}", {**found._asdict(), "blocks_drawn_by": seed}
+
+
+def _precision_recall(samples: np.ndarray, real: np.ndarray, seed: int) -> Found:
+    found = precision_recall(samples, real)
+    return f"{found.precision:.3f} and {found.recall:.3f}, k = {PRECISION_K}", {**found._asdict(), "k": PRECISION_K}
+
+
+def _density_coverage(samples: np.ndarray, real: np.ndarray, seed: int) -> Found:
+    found = density_coverage(samples, real)
+    return f"{found.density:.3f} and {found.coverage:.3f}, k = {DENSITY_K}", {**found._asdict(), "k": DENSITY_K}
+
+
+STREAMED: dict[str, tuple[str, Callable[..., Streamed]]] = {  # and what each needs to know of the real images
+    "fid": ("pooled", _frechet("fid", "pooled")),
+    "sfid": ("spatial", _frechet("sfid", "spatial")),
+    "is": ("", _score),
+}
+OF_ALL: dict[str, Callable[[np.ndarray, np.ndarray, int], Found]] = {  # (features of samples, of real images, seed): both kept
+    "kid": _kernel,
+    "precision_recall": _precision_recall,
+    "density_coverage": _density_coverage,
+}
+
+
+class FeatureJudge(NamedTuple):
+    """What samples are to be judged by: it is all there before any are drawn."""
+
+    extractor: Extractor
+    reference: Reference | None
+    names: Sequence[str]
+    seed: int
+
+    def report(self, samples: Source) -> list[dict[str, Any]]:
+        """Prints each metric of the samples, and gives its figures with all that they depend on.
+
+        Raises:
+          InvalidInput: some of the samples cannot be read, or there are too few.
+        """
+        extractor, reference, count, seen = self.extractor, self.reference, len(samples), 0
+        running = {name: STREAMED[name][1](extractor, reference, count) for name in self.names if name in STREAMED}
+        kept, rest = [], [name for name in self.names if name in OF_ALL]
+        for features, _ in extractor.describe(_shuffled(samples, self.seed)):
+            seen += len(features.pooled)
+            for metric in running.values():
+                metric.add(features)
+            kept += [features.pooled] if rest else []
+        if seen < count:
+            raise InvalidInput(
+                f"{count - seen} of the {count} samples cannot be read: take them out, that it be known what is judged"
+            )
+        found = {name: metric.found() for name, metric in running.items()}
+        if reference is not None and reference.kept is not None and rest:
+            together = np.concatenate(kept)
+            found |= {name: OF_ALL[name](together, reference.kept, self.seed) for name in rest}
+        return [self._told(name, count, *found[name]) for name in self.names]
+
+    def _told(self, name: str, samples: int, text: str, figures: dict[str, Any]) -> dict[str, Any]:
+        title, needs = self.extractor.titles[name], _needs(name)
+        against: dict[str, Any] = {}
+        if needs and self.reference is not None:
+            number = len(self.reference.kept) if needs == "kept" and self.reference.kept is not None else self.reference.images
+            against = {"reference": self.reference.name, "reference_images": number}
+        beside = f" against {_number(against['reference_images'])} of {against['reference']}" if against else ""
+        print(f"{title}: {text}\n  of {samples:,} samples{beside}, by {self.extractor.name}")
+        return {"metric": self.extractor.keys[name], "title": title, **figures, **against, **self.extractor.about}
+
+
+def _number(images: int | None) -> str:
+    return f"{images:,} images" if images else "images, it is not known how many,"
+
+
+def _needs(name: str) -> str:
+    """What of the real images has to be known: "pooled", "spatial" or "kept" features, or nothing."""
+    return STREAMED[name][0] if name in STREAMED else "kept"
+
+
+def prepare(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> FeatureJudge:
+    """Opens what makes the features, and makes those of the real images, or reads what a file says of them.
+
+    Raises:
+      InvalidInput: the one or the other is not to be had, or they do not go together.
+    """
+    extractor, needed = make_extractor(config, mesh), any(map(_needs, names))
+    save = config.eval.save_reference
+    reference = _reference(config, extractor, names) if needed or save else None
+    if save and reference is not None:
+        print(f"statistics of {reference.name}: {write_statistics(place(save), reference)}", flush=True)
+    return FeatureJudge(extractor, reference, names, config.eval.seed)
+
+
+def _reference(config: ConfigDict, extractor: Extractor, names: Sequence[str]) -> Reference:
+    needed = {_needs(name) for name in names} - {""}
+    place = Path(config.eval.reference).expanduser()
+    known = read_statistics(place) if config.eval.reference and place.is_file() else None
+    if known is None:
+        return _gathered(config, extractor, needed, _real(config))
+    if known.features and known.features != extractor.name:
+        raise InvalidInput(
+            f"{place} is of features by {known.features}: they cannot be compared with those by {extractor.name}"
+        )
+    if not known.features:
+        print(f"note: {place} does not say what made its features; taken for {extractor.name}")
+    for part in ("pooled", "spatial"):
+        moments, size = getattr(known, part), getattr(extractor.sizes, part)
+        if moments is not None and len(moments.mean) != size:
+            raise InvalidInput(f"{place} is of {len(moments.mean)} features: {extractor.name} has {size}")
+    lacking = {part for part in needed if getattr(known, part) is None}
+    if not lacking:
+        return known
+    if not _holds_images(place):
+        asked = [name for name in names if _needs(name) in lacking]
+        raise InvalidInput(
+            f"{place} holds no images, and {', '.join(asked)} cannot be had of what it holds. Expected an .npz file of images, "
+            "a folder of them or the name of a data set"
+        )
+    gathered = _gathered(config, extractor, lacking, _real(config))
+    own = {part: getattr(known, part) for part in ("pooled", "spatial") if getattr(known, part) is not None}
+    return gathered._replace(**own, name=known.name, images=known.images)
+
+
+def _holds_images(place: Path) -> bool:
+    with np.load(place) as file:
+        return "arr_0" in file
+
+
+def _gathered(config: ConfigDict, extractor: Extractor, needed: set[str], source: Source) -> Reference:
+    """The moments of the features of all images; the features are kept where a metric needs them."""
+    print(f"looking at {len(source):,} images of {source.name} ...", flush=True)
+    pooled, spatial, kept = RunningMoments(extractor.sizes.pooled), RunningMoments(extractor.sizes.spatial), []
+    for features, _ in extractor.describe(source):
+        pooled.add(features.pooled)
+        if extractor.sizes.spatial and ("spatial" in needed or config.eval.save_reference):
+            spatial.add(features.spatial)
+        kept += [features.pooled] if "kept" in needed else []
+    name = f"{source.name}, {source.split}" if source.split else source.name
+    of_all = np.concatenate(kept) if kept else None
+    moments = {"pooled": pooled.moments(), "spatial": spatial.moments() if spatial.count else None}
+    return Reference(name, pooled.count, extractor.name, **moments, kept=of_all)
+
+
+def _real(config: ConfigDict) -> Source:
+    """The images that `eval.reference` names, as many as `eval.reference_count` says; else those that were trained on."""
+    source = open_images(config.eval.reference, config) if config.eval.reference else experiment.make_source(config)
+    return some(source, config.eval.reference_count) if config.eval.reference_count else source
+
+
+def open_images(place: str, config: ConfigDict) -> Source:
+    """Images by where they are: an .npz or .npy file, a folder or a zip of image files, or the name of a data set."""
+    path = Path(place).expanduser()
+    if path.suffix in (".npz", ".npy"):
+        return dataclasses.replace(arrays(config.data.split, str(path)), name=str(path))
+    if path.is_dir() or path.suffix == ".zip":
+        return dataclasses.replace(image_folder(str(path), config.data.split), name=str(path))
+    return load_source(place, config.data.split, config.data.directory)
+
+
+def _shuffled(source: Source, seed: int) -> Source:
+    """In an order that has nothing to do with classes, so that each part of the samples is like the whole."""
+    order = np.random.default_rng(seed).permutation(len(source))
+    return dataclasses.replace(source, read=lambda index: source.read(order[index]))
