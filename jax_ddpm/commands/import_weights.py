@@ -57,6 +57,8 @@ def settings_of(config: ConfigDict, found: Settings, given: Mapping[str, Any]) -
     for name, value in given.items():
         group, _, key = name.rpartition(".")
         (settings[group] if group else settings)[key] = value
+    if settings.model.label_dropout and "data.class_names" not in given:  # one of the labels it knows is "no class", the last
+        settings.data.class_names = settings.data.class_names[:-1]
     return settings
 
 

@@ -179,6 +179,7 @@ def unet_config(model: Mapping[str, Any], image_size: int, channels: int, out_ch
     for name, only in (plain | {"time_scale": 1.0}).items():
         if model[name] != only:
             raise InvalidInput(f"model.{name}={model[name]!r} is nothing that diffusers' UNet2DModel has: expected {only!r}")
+    _expect("model.downsample", model["downsample"], ("conv", "conv_centred"))
     heights = [image_size // 2**level for level in range(len(model["multipliers"]))]
     attention = [height in model["attention_resolutions"] for height in heights]
     within = model["block_resampling"]
@@ -197,7 +198,7 @@ def unet_config(model: Mapping[str, Any], image_size: int, channels: int, out_ch
         "up_block_types": up[::-1],
         "downsample_type": "resnet" if within else "conv",
         "upsample_type": "resnet" if within else "conv",
-        "downsample_padding": {"conv": 0, "conv_centred": 1}.get(model["downsample"], 1),
+        "downsample_padding": {"conv": 0, "conv_centred": 1}[model["downsample"]],
         "dropout": model["dropout"],
         "act_fn": "silu",
         "attention_head_dim": _head_channels(model, attention),

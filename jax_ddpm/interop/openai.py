@@ -80,6 +80,7 @@ def find_openai(tensors: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> 
     settings: Settings = {"model": model, "data": {"image_size": size, "channels": channels}}
     settings["data"]["class_names"] = tuple(map(str, range(_labels(tensors))))
     settings["diffusion"] = dict(known.get("diffusion", {})) | ({} if classifier else _variance(tensors, channels))
+    settings |= {"eval": {"metrics": ("accuracy",)}} if classifier else {}
     unknown = {"data.image_size": not size, "model.heads or model.head_channels": not heads}
     order = given.get("import_weights.qkv") or known.get("qkv", "by_head")
     if order not in QKV:

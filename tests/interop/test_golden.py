@@ -1,0 +1,110 @@
+"""Networks of the public code, imported by the command, against what they themselves gave: see golden/make.py."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jax_ddpm import experiment
+from jax_ddpm.commands import import_weights
+from jax_ddpm.config import default_config, read_config
+from jax_ddpm.diffusion.low_resolution import enlarged
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.trained import open_run
+from jax_ddpm.training.sharding import make_mesh
+from tests.interop.golden.make import HERE, LABELS, T, image, made
+
+QUICK = {"xla_backend_optimization_level": 0}
+# What has to be given of networks that were not published.
+GIVEN = {
+    "improved": {"data.image_size": 8, "model.heads": 4},
+    "improved_without_scale": {"data.image_size": 8, "model.heads": 1},
+    "adm": {"data.image_size": 8, "model.head_channels": 16, "import_weights.qkv": "whole"},
+    "adm_by_head": {"data.image_size": 8, "model.heads": 2},
+    "adm_enlarging": {"data.image_size": 8, "model.heads": 4},
+    "classifier": {"model.head_channels": 16},
+    "ddim": {},
+}
+SETTINGS = {
+    "improved": {"model.scale_shift": True, "model.downsample": "conv_centred", "diffusion.variance": "learned_range"},
+    "improved_without_scale": {
+        "model.scale_shift": False,
+        "diffusion.variance": "fixed_large",
+        "model.attention_resolutions": (8,),
+    },
+    "adm": {"model.block_resampling": True, "model.multipliers": (1, 1, 2), "data.class_names": tuple("01234")},
+    "adm_by_head": {"model.channels": 32, "model.multipliers": (1, 2), "model.time_channels": 64, "model.blocks": 2},
+    "adm_enlarging": {"model.low_res_size": 2, "model.low_res_time": False, "data.channels": 3},
+    "classifier": {"model.network": "noisy_classifier", "model.blocks": 2, "data.image_size": 8},
+    "ddim": {"data.image_size": 32, "model.attention_resolutions": (16,), "model.norm_eps": 1e-6},
+}
+
+
+def theirs(name):
+    """The tensors of a network by name, and what it gave."""
+    with np.load(HERE / f"{name}.npz") as kept:
+        shapes = json.loads(str(kept["shapes"]))
+        return {key: made(key, tuple(shape)) for key, shape in shapes.items()}, kept["out"]
+
+
+def imported(tensors, folder, **given):
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "theirs.safetensors")
+    config = default_config()
+    config.update_from_flattened_dict(given)
+    config.import_weights.update({"from": str(folder / "theirs.safetensors"), "given": tuple(given)})
+    import_weights.main(config, folder / "run")
+    return read_config(folder / "run")
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_the_output_is_theirs(name, tmp_path):
+    tensors, out = theirs(name)
+    config = imported(tensors, tmp_path, **GIVEN[name])
+    flat = {key: config[key.split(".")[0]][key.split(".")[1]] for key in SETTINGS[name]}
+    assert flat == SETTINGS[name]
+    network, params = experiment.make_network(config), open_run(config, tmp_path / "run", make_mesh()).params
+    told = {"x": jnp.asarray(image("x", config.data.image_size).transpose(0, 2, 3, 1)), "t": jnp.asarray(T, jnp.float32)}
+    if config.model.class_conditional:
+        told["labels"] = jnp.asarray(LABELS)
+    if config.model.low_res_size:
+        told |= {"low_res": enlarged(jnp.asarray(image("low_res", 2).transpose(0, 2, 3, 1)), 8), "low_res_t": jnp.zeros(2)}
+    found = np.asarray(jax.jit(network.apply, compiler_options=QUICK)({"params": params}, **told))
+    expected = out.transpose(0, 2, 3, 1) if out.ndim == 4 else out
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_the_other_order_of_qkv_is_another_network(tmp_path):
+    config = imported(theirs("adm")[0], tmp_path, **{**GIVEN["adm"], "import_weights.qkv": "by_head"})
+    other = imported(theirs("adm")[0], tmp_path / "other", **GIVEN["adm"])
+    params = [
+        open_run(each, path / "run", make_mesh()).params for each, path in ((config, tmp_path), (other, tmp_path / "other"))
+    ]
+    assert not np.array_equal(*(each["mid_attention"]["query"]["kernel"] for each in params))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "change", "message"),
+    [
+        ("improved", {}, {}, r"does not say data\.image_size, model\.heads or model\.head_channels"),
+        ("improved", GIVEN["improved"], {"out.2.bias": None}, r"missing out\.2\.bias; left over none"),
+        ("improved", GIVEN["improved"], {"out.3.bias": (3,)}, r"missing none; left over out\.3\.bias"),
+        ("improved", GIVEN["improved"], {"out.2.bias": (7,)}, r"out\.2\.bias has shape \(7,\).*expected \(6,\)"),
+        ("adm", {**GIVEN["adm"], "import_weights.qkv": "new"}, {}, r"import_weights\.qkv='new': expected by_head or whole"),
+        ("ddim", {}, {"conv_out.weight": None}, r"missing conv_out\.weight"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(name, given, change, message, tmp_path):
+    tensors = theirs(name)[0] | {key: np.zeros(shape or 1, np.float32) for key, shape in change.items()}
+    tensors = {key: each for key, each in tensors.items() if change.get(key, ()) is not None}
+    with pytest.raises(InvalidInput, match=message):
+        imported(tensors, tmp_path, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensors_of_nobody_are_told(tmp_path):
+    with pytest.raises(InvalidInput, match=r"holds no network that is known here, but some\.weight.*OpenAI or DDIM"):
+        imported({"some.weight": np.zeros(3, np.float32)}, tmp_path)
