@@ -41,6 +41,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, topology.devices)
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
     like = abstract_state(config, mesh)
+    if topology.devices[0].platform != "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)  # no program can be read from it for devices that are not here
     print(f"compiling the train step for {mesh.size} × {described(topology)}, which may take minutes ...", flush=True)
     begin = time.perf_counter()
     try:
@@ -113,16 +115,16 @@ def plan_work(config: ConfigDict, program: Program, topology: Topology) -> Rows:
 
 
 def plan_time(config: ConfigDict, program: Program, topology: Topology) -> Rows:
-    """The least that a step and the run take, by the peaks of the chip; nothing where they are not known."""
+    """What a step and the run take if the chip does what its peaks say; nothing where they are not known."""
     if not topology.chip:
         return {"time": "no estimate: the peaks of a CPU are not in the table"}
     train, least = config.train, estimate(program, topology.chip, config.model.dtype, len(topology.devices))
     parts = f"computing {1e3 * least.computing:.2f}, memory {1e3 * least.memory:.2f}, links {1e3 * least.links:.2f}"
     hours = train.steps * least.seconds / 3600
     return {
-        "step, at the least": f"{1e3 * least.seconds:.2f} ms ({parts} ms)",
-        "images/s, at the most": f"{train.batch_size / least.seconds:,.0f}",
-        "run, at the least": f"{hours:.3g} hours for {train.steps:,} steps, without reading data and drawing samples",
+        "step, by the peaks": f"{1e3 * least.seconds:.2f} ms ({parts} ms)",
+        "images/s, by the peaks": f"{train.batch_size / least.seconds:,.0f}",
+        "run, by the peaks": f"{hours:.3g} hours for {train.steps:,} steps, without reading data and drawing samples",
     }
 
 
@@ -135,8 +137,9 @@ def notes(config: ConfigDict, program: Program, topology: Topology) -> list[str]
         floats = f"{peak(topology.chip, config.model.dtype) / 1e12:g} TFLOP/s in {config.model.dtype}"
         said.append(
             f"An estimate from peaks ({floats}, {si(topology.chip.memory_bandwidth)}B/s of memory, "
-            f"{si(topology.chip.link_bandwidth)}B/s of links one way), nothing was run: the true time is longer. It is "
-            "the larger of computing and memory, and the links after it."
+            f"{si(topology.chip.link_bandwidth)}B/s of links one way), nothing was run: the true time is longer, "
+            "unless much of what the compiler counts as memory traffic stays within the chip. It is the larger of "
+            "computing and memory, and the links after it."
         )
     if topology.stands_in:
         said.append(

@@ -45,7 +45,7 @@ class Program(NamedTuple):
       temporaries: what it needs besides while it runs.
       peak: the most that it holds at a time.
       flops: of the operations that the compiler counts.
-      bytes: read from memory and written to it.
+      bytes: that its operations read and write, as the compiler counts them, wherever it lies: on a TPU some within the chip.
       collectives: in the order of the program's text.
     """
 
@@ -58,7 +58,7 @@ class Program(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """The least seconds of a step, by each of the peaks of a chip: of computing, of its memory, of its links."""
+    """Seconds of a step by each of the peaks of a chip: of computing, of its memory, of its links."""
 
     computing: float
     memory: float
@@ -162,7 +162,7 @@ def by_kind(collectives: tuple[Collective, ...]) -> dict[str, tuple[int, int]]:
 
 
 def estimate(program: Program, chip: Chip, dtype: str, devices: int) -> Estimate:
-    """The least time that a step takes, if nothing but the peaks of the chip held it back.
+    """The time that a step takes if nothing but the peaks of the chip holds it back.
 
     Each device of n sends (n-1)/n of an array that is gathered or scattered, and twice that where it is summed, over all of its
     links at once: no way of doing it sends less (Patarasuk & Yuan 2009).
