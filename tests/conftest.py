@@ -1,9 +1,12 @@
 """Every test runs on four virtual CPU devices, so that sharding is real wherever it appears."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import jax
+import pytest
 
 # What one test compiled, another that compiles the same takes from here; so do the processes that tests start.
 COMPILATION_CACHE = Path(tempfile.gettempdir()) / "jax_ddpm_tests"
@@ -12,3 +15,15 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_compilation_cache_dir", str(COMPILATION_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def storage(request: pytest.FixtureRequest) -> Iterator[tuple[object, str]]:
+    """A server of object storage that runs, and the address of its bucket."""
+    from tests.object_storage import SERVERS  # which takes seconds, and few tests need it
+
+    with SERVERS[request.param]() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        fsspec.filesystem(request.param).clear_instance_cache()
+        yield server, f"{request.param}://bucket"

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import boto3
+import fsspec
 from gcp_storage_emulator import server as gcp
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
@@ -17,6 +19,15 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 FULL = b"<Error><Code>QuotaExceeded</Code><Message>no room is left</Message></Error>"
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+PORTS = {kind: _free_port() for kind in ("s3", "gs")}  # of all servers of this process, for epath keeps its clients
 
 
 @dataclasses.dataclass
@@ -40,31 +51,29 @@ def s3() -> Iterator[Server]:
         return answer(environ, start_response)
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server("127.0.0.1", 0, unless_full, threaded=True)
+    server = make_server("127.0.0.1", PORTS["s3"], unless_full, threaded=True)
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-    url = f"http://127.0.0.1:{server.server_port}"
+    url = f"http://127.0.0.1:{PORTS['s3']}"
     running = Server({**keys, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": url})
     threading.Thread(target=server.serve_forever, daemon=True).start()
     named = {"region_name": "us-east-1", "aws_access_key_id": "key", "aws_secret_access_key": "secret"}
     boto3.client("s3", endpoint_url=url, **named).create_bucket(Bucket="bucket")
     yield running
     server.shutdown()
+    server.server_close()
 
 
 @contextmanager
 def gs() -> Iterator[Server]:
     """The same for Google Cloud Storage."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{PORTS['gs']}"
     running = Server({"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "NO_GCE_CHECK": "true"})
     taken_apart = [dict(methods) for _, methods in gcp.HANDLERS]
     for _, methods in gcp.HANDLERS:
         for method, handler in methods.items():
             if handler in (objects.get, objects.download, objects.insert):
                 methods[method] = _with_generations(handler, running)
-    server = gcp.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server = gcp.create_server("127.0.0.1", PORTS["gs"], in_memory=True, default_bucket="bucket")
     server.start()
     yield running
     server.stop()
@@ -96,3 +105,9 @@ def _with_generations(handler: Callable[..., None], running: Server) -> Callable
 
 
 SERVERS = {"s3": s3, "gs": gs}
+
+
+def find(workdir: Path, under: str = "") -> list[str]:
+    """Every file below a folder, by its path there."""
+    files, root = fsspec.url_to_fs(str(workdir / under))
+    return sorted(name.removeprefix(root).lstrip("/") for name in files.find(root))

@@ -1,13 +1,11 @@
 """A run whose workdir is on object storage is the run on a local disk: to the bit, and whatever happens to it there."""
 
-import importlib.util
 import io
 import os
 import subprocess
 import sys
 
 import chex
-import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,27 +13,14 @@ from PIL import Image
 from jax_ddpm.commands import evaluate, export_weights, sample, train
 from jax_ddpm.config import read_config
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import NotWritten, move, place, remove
+from jax_ddpm.files import place, remove
 from jax_ddpm.trained import open_run
-from jax_ddpm.training.checkpoints import Checkpoints
-from jax_ddpm.training.logging import MetricsWriter, read_metrics
-from jax_ddpm.training.object_storage import is_unreachable
-from jax_ddpm.training.sharding import abstract, make_mesh, replicated
+from jax_ddpm.training.logging import read_metrics
+from jax_ddpm.training.sharding import make_mesh
 from tests.commands.conftest import ROOT, last_state, make_tiny_config
-from tests.object_storage import SERVERS
-from tests.training.test_checkpoints import CONFIG, make_data, make_state
+from tests.object_storage import find
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def storage(request):
-    """A server that runs, and the address of its bucket."""
-    with SERVERS[request.param]() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        fsspec.filesystem(request.param).clear_instance_cache()
-        yield server, f"{request.param}://bucket"
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +29,6 @@ def run(storage):
     workdir = place(f"{storage[1]}/run")
     train.main(make_tiny_config(), workdir)
     return workdir
-
-
-def find(workdir, under=""):
-    """Every file below a folder, by its path there."""
-    files, root = fsspec.url_to_fs(str(workdir / under))
-    return sorted(name.removeprefix(root).lstrip("/") for name in files.find(root))
 
 
 def losses(workdir):
@@ -117,109 +96,11 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_run_goes_on_exactly(run, trai
     assert losses(run) == losses(trained)
 
 
-def test_what_is_left_half_written_is_cleared_away(storage):
-    directory = place(f"{storage[1]}/half/checkpoints")
-    with Checkpoints(directory, keep_last=3) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(make_state(step, seed=step), make_data(), CONFIG)
-    (directory / "2/commit_success.txt").unlink()
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        assert checkpoints.latest_step == 1
-    assert find(directory, "2"), "who only reads leaves it"
-    with Checkpoints(directory, keep_last=3) as checkpoints:
-        checkpoints.save(make_state(2, seed=5), make_data(), CONFIG)
-    assert len(find(directory, "2/ema/d")) == 1, "of what lay there nothing is left"
-    assert ema_of(directory) == (5 / 2, 2)
-
-
-def ema_of(directory):
-    """A number of the average that is the seed of the state, halved, and the step."""
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        average, step = checkpoints.restore_ema(abstract(make_state(), replicated(make_mesh())).ema_params)
-    return float(average["b"]), step
-
-
-@pytest.fixture
-def full(storage):
-    """A workdir with a checkpoint, on storage that takes nothing more."""
-    workdir = place(f"{storage[1]}/full")
-    with Checkpoints(workdir / "checkpoints", keep_last=3) as checkpoints:
-        checkpoints.save(make_state(1, seed=1), make_data(), CONFIG)
-    storage[0].full = True
-    yield workdir
-    storage[0].full = False
-    assert ema_of(workdir / "checkpoints") == (1 / 2, 1)
-    remove(workdir)
-
-
-def save_second(directory):
-    with Checkpoints(directory, keep_last=3) as checkpoints:
-        checkpoints.save(make_state(2, seed=2), make_data(), CONFIG)
-
-
-def write_metrics(workdir):
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, checkpoints.last_told():
-        MetricsWriter(workdir, 0)
-
-
-def test_a_checkpoint_that_the_storage_does_not_take_is_told_and_the_last_one_stays(full):
-    told = r"a checkpoint could not be written into .*/full/checkpoints: .*\nThe last whole checkpoint is that of step 1"
-    with pytest.raises(InvalidInput, match=told):
-        save_second(full / "checkpoints")
-
-
-def test_so_is_any_other_file(full):
-    with pytest.raises(NotWritten, match=r"full/metrics.jsonl could not be written: .*\nThe last whole checkpoint .* step 1"):
-        write_metrics(full)
-
-
 def test_the_command_line_takes_addresses(run, storage, tmp_path):
     command = ["run.py", "--mode=export_weights", f"--workdir={run}", f"--out={storage[1]}/by_command"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert f"{storage[1]}/by_command/weights.safetensors" in done.stdout, done.stderr
     assert not list(ROOT.glob("*:*"))
-    command = ["run.py", "--mode=sample", f"--workdir={storage[1]}/nothing"]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stderr.strip().endswith(
-        f"error: no run at {storage[1]}/nothing: expected a config.json there. Train one with --config FILE"
-    )
-    assert done.returncode == 1
-
-
-def test_a_folder_moves(storage):
-    files, root = fsspec.url_to_fs(f"{storage[1]}/moving")
-    files.pipe_file(f"{root}/a/b.txt", b"text")
-    move(place(f"{storage[1]}/moving/a"), place(f"{storage[1]}/moving/c"))
-    assert find(place(f"{storage[1]}/moving")) == ["c/b.txt"]
-
-
-def test_what_cannot_be_reached_is_told(monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    fsspec.filesystem("s3").clear_instance_cache()
-    with pytest.raises(InvalidInput, match=r"s3://bucket/run cannot be reached: "):
-        place("s3://bucket/run")
-    fsspec.filesystem("s3").clear_instance_cache()
-
-
-def test_what_cannot_be_a_workdir_is_told(monkeypatch):
-    with pytest.raises(InvalidInput, match=r"unknown storage 'gcs': expected one of gs, s3. Did you mean 'gs'"):
-        place("gcs://bucket/run")
-    with pytest.raises(InvalidInput, match="names no bucket: expected gs://BUCKET/FOLDER"):
-        place("gs://")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InvalidInput, match=r"s3:// needs the package s3fs, which is not installed: pip install s3fs"):
-        place("s3://bucket/run")
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError(), ValueError("UNAVAILABLE: no answer"), PermissionError("forbidden")])
-def test_a_checkpoint_that_cannot_be_reached_is_not_damaged(error):
-    assert is_unreachable(error)
-    outer = ValueError("cannot be read")
-    outer.__cause__ = error
-    assert is_unreachable(outer)
-
-
-@pytest.mark.parametrize("error", [FileNotFoundError("gone"), ValueError("DATA_LOSS: checksum"), KeyError("params")])
-def test_what_is_gone_or_cut_is(error):
-    assert not is_unreachable(error)
+    with pytest.raises(InvalidInput, match=f"no run at {storage[1]}/nothing: expected a config.json there"):
+        read_config(place(f"{storage[1]}/nothing"))

@@ -182,4 +182,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path):
     assert "The last whole checkpoint is that of step 1" in done.stdout
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         like = abstract(make_state(), replicated(make_mesh()))
-        chex.assert_trees_all_equal(checkpoints.restore_ema(like.ema_params), (make_state(1, seed=1).ema_params, 1))
+        average, step = checkpoints.restore_ema(like.ema_params)
+    assert step == 1
+    # The other process drew the numbers, and this one may have compiled the drawing for quick compilation.
+    chex.assert_trees_all_close(average, make_state(1, seed=1).ema_params, rtol=1e-5)
