@@ -29,6 +29,7 @@ for name, (modes, text) in OWN_FLAGS.items():
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; without --config the settings are those that the workdir holds, or the first one of --workdirs."""
+    argv = [as_text(arg) for arg in argv]
     config, workdir = written(argv, "config"), written(argv, "workdir") or (written(argv, "workdirs") or "").split(",")[0]
     for arg in (arg for arg in argv[1:] if arg.startswith("--config.")):
         settings.check_name(arg.removeprefix("--config.").partition("=")[0])
@@ -48,6 +49,12 @@ def parse(argv: list[str]) -> list[str]:
     if words:
         raise InvalidInput(f"unexpected {' '.join(words)!r}: expected flags alone, such as --mode {words[0]}")
     return [program]
+
+
+def as_text(arg: str) -> str:
+    """The names of metrics in quotes, for one of them, `is`, is a word of the language that the flag library reads them in."""
+    flag, _, value = arg.partition("=")
+    return f"{flag}={value!r}" if flag == "--config.eval.metrics" and value.replace(",", "").isidentifier() else arg
 
 
 def written(argv: list[str], flag: str) -> str | None:

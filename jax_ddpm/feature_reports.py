@@ -44,7 +44,7 @@ def _frechet(metric: str, part: str) -> Callable[[Extractor, Reference, int], St
             distance, error, infinity, _ = running.estimate()
             size, title = getattr(extractor.sizes, part), extractor.titles[metric]
             more = f" ± {error:.3f}, {title}∞ {infinity:.3f}" if error is not None else ""
-            few = f" (too large, for {samples:,} samples have no covariance of {size} features)" if samples <= size else ""
+            few = f" (too large: a covariance of {size} features takes more samples)" if samples <= size else ""
             return f"{distance:.3f}{more}{few}", {"distance": distance, "standard_error": error, "infinity": infinity}
 
         return Streamed(lambda features: running.add(getattr(features, part)), found)

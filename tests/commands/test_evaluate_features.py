@@ -240,9 +240,9 @@ def test_the_command_line_needs_no_run(samples, trained_classifier):
     command = [sys.executable, "run.py", "--mode=evaluate", f"--samples={samples}", "--reference=digits"]
     chosen = ["--config.eval.features=classifier", f"--config.eval.classifier={trained_classifier}"]
     done = subprocess.run(
-        [*command, *chosen, "--config.eval.metrics=fid,kid"], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [*command, *chosen, "--config.eval.metrics=fid,is,kid"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "classifier kernel distance: " in done.stdout
     found = json.loads((samples.parent / "samples_evaluation/evaluation.json").read_text())
-    assert found.keys() == {"classifier_frechet_distance", "classifier_kernel_distance"}
+    assert found.keys() == {"classifier_frechet_distance", "classifier_score", "classifier_kernel_distance"}
