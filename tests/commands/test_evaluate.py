@@ -204,7 +204,7 @@ def test_a_network_that_says_nan_has_no_figure(trained, monkeypatch):
     ("settings", "message"),
     [
         ({"metrics": ("bits_per_dims",)}, r"unknown eval\.metrics 'bits_per_dims'.*Did you mean 'bits_per_dim'\?"),
-        ({"metrics": ("bits_per_dim,fid",)}, r"unknown eval\.metrics 'fid'"),
+        ({"metrics": ("bits_per_dim,fd",)}, r"unknown eval\.metrics 'fd'"),
         ({"count": 298}, r"298 images asked for: data set 'digits' has 297"),
         ({"split": "tset"}, r"unknown split of digits 'tset'.*Did you mean 'test'\?"),
         ({"respacing": "uniform9"}, r"expected 1 to 8 steps"),
