@@ -22,8 +22,8 @@ from jax_ddpm.evaluation.bits_per_dim import Estimate, estimate
 from jax_ddpm.evaluation.inception import RESIZES, SPATIAL, Features, describe_images, from_torchvision
 from jax_ddpm.files import place
 from jax_ddpm.held_out import each_once, held_out, seen_in_training
-from jax_ddpm.interop.pth import read_pth
 from jax_ddpm.interop.published import published
+from jax_ddpm.interop.tensors import by_name, read_tensors
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.trained import open_classifier
 from jax_ddpm.training.sharding import replicated, share_out, split_batch
@@ -71,7 +71,7 @@ def _make_inception(config: ConfigDict, mesh: Mesh) -> Extractor:
     choose("eval.resize", config.eval.resize, RESIZES)
     path, digest = published(config.eval.inception, config.eval.inception_sha256)
     resize = RESIZES[config.eval.resize]
-    variables = from_torchvision(read_pth(path))
+    variables = from_torchvision(by_name(read_tensors(path), path))
     describe = _over_devices(config, mesh, variables, partial(describe_images, resize=resize))
     about = {"inception_sha256": digest, "resize": config.eval.resize}
     keys = {name: f"{name}_{config.eval.resize}" for name in _OF_INCEPTION}

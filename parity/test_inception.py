@@ -13,7 +13,7 @@ import pytorch_fid.inception as pytorch_fid  # isort: skip
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # isort: skip
 
 from jax_ddpm.evaluation.inception import RESIZES, Inception, from_torchvision  # isort: skip
-from jax_ddpm.interop.pth import read_pth  # isort: skip
+from jax_ddpm.interop.torch_file import read_torch_file  # isort: skip
 
 
 def random_weights() -> OrderedDict:
@@ -50,7 +50,7 @@ def file(request, weights, tmp_path_factory):
 
 
 def test_the_weights_are_read_as_pytorch_reads_them(file, weights):
-    found = read_pth(file)
+    found = read_torch_file(file)
     assert list(found) == list(weights)
     assert all(np.array_equal(found[name], tensor.numpy()) for name, tensor in weights.items())
 

@@ -14,7 +14,7 @@ from jax_ddpm.interop.diffusers import find_diffusers
 from jax_ddpm.interop.diffusers_config import scheduler_settings
 from jax_ddpm.interop.names import Found
 from jax_ddpm.interop.openai import find_openai, is_openai
-from jax_ddpm.interop.tensors import read_tensors
+from jax_ddpm.interop.tensors import by_name, read_tensors
 
 Tensors = Mapping[str, np.ndarray]
 FORMATS: dict[str, tuple[Callable[[Tensors], bool], Callable[[Tensors, Mapping[str, Any]], Found]]] = {
@@ -91,9 +91,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _in_file(path: Path, given: Mapping[str, Any]) -> Found:
-    tensors = states(read_tensors(path))
-    if not isinstance(tensors, Mapping) or not all(isinstance(each, np.ndarray) for each in tensors.values()):
-        raise InvalidInput(f"{path}: expected tensors by name")
+    tensors = by_name(states(read_tensors(path)), path)
     for is_one, find in FORMATS.values():
         if is_one(tensors):
             return find(tensors, given)

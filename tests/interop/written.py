@@ -35,7 +35,7 @@ class Pickler(pickle.Pickler):
 def pickled(thing):
     """As PyTorch does it, under the names of its classes, which are there for as long as that takes."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for name in ("FloatStorage", "LongStorage", "HalfStorage"):
+    for name in ("FloatStorage", "LongStorage", "HalfStorage", "BFloat16Storage"):
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
 
     def _rebuild_tensor_v2(*_): ...
