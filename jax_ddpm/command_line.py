@@ -56,4 +56,5 @@ def keep_own_flags(config: ConfigDict, mode: str) -> None:
         if value is not None:
             own = config[GROUPS.get(mode, mode)]
             own[name] = tuple(value.split(",")) if isinstance(own[name], tuple) else value
-    config.import_weights.given = tuple(sorted(config_flags.get_override_values(flags.FLAGS["config"])))
+    if mode == "import_weights":
+        config.import_weights.given = tuple(sorted(config_flags.get_override_values(flags.FLAGS["config"])))

@@ -1,6 +1,7 @@
 """--mode plan: what training would take on devices that are not here, and whether it fits. The step is compiled, not run."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -52,10 +53,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
             raise
         sys.exit("\n".join([f"does not fit: {str(error).splitlines()[0]}", *advice(config, mesh.size)]))
     print(f"compiled in {time.perf_counter() - begin:.0f} s\n", flush=True)
-    program, parameters = (
-        read_program(compiled, config.train.accumulate),
-        sum(leaf.size for leaf in jax.tree.leaves(like.params)),
-    )
+    program = read_program(compiled, config.train.accumulate)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(like.params))
     rows = {
         **plan_run(config, topology, mesh.shape, parameters),
         **plan_memory(program, topology),
@@ -63,10 +62,26 @@ def main(config: ConfigDict, workdir: Path) -> None:
         **plan_time(config, program, topology),
     }
     print("\n".join([aligned(rows), *notes(config, program, topology)]))
-    said = {"topology": topology.name, "batch_size": config.train.batch_size, "parameters": parameters, **program._asdict()}
-    said["collectives"] = by_kind(program.collectives)
-    path = write_whole(workdir / FILE_NAME, lambda path: path.write_text(json.dumps(said, indent=2) + "\n"))
-    print(f"the same as numbers: {path}")
+    planned = {"topology": topology.name, "batch_size": config.train.batch_size, "parameters": parameters}
+    text = json.dumps(planned | as_numbers(config, program, topology), indent=2, allow_nan=False) + "\n"
+    print(f"the same as numbers: {write_whole(workdir / FILE_NAME, lambda path: path.write_text(text))}", flush=True)
+    if fits(program, topology) is False:
+        sys.exit("does not fit")
+
+
+def fits(program: Program, topology: Topology) -> bool | None:
+    """Whether a device holds what it has to; None where it is not known how much it holds."""
+    return topology.chip and program.peak <= topology.chip.memory
+
+
+def as_numbers(config: ConfigDict, program: Program, topology: Topology) -> dict[str, Any]:
+    """What is printed: bytes, FLOPs and seconds; None stands for what is not known."""
+    said: dict[str, Any] = {**program._asdict(), "collectives": by_kind(program.collectives), "fits": fits(program, topology)}
+    if topology.chip:
+        least = estimate(program, topology.chip, config.model.dtype, len(topology.devices))
+        said |= {"device_memory": topology.chip.memory, "seconds": {**least._asdict(), "step": least.seconds}}
+        said["images_per_second"] = config.train.batch_size / least.seconds
+    return jax.tree.map(lambda each: None if isinstance(each, float) and not math.isfinite(each) else each, said)
 
 
 def described(topology: Topology) -> str:
@@ -99,7 +114,7 @@ def plan_memory(program: Program, topology: Topology) -> Rows:
     }
     if topology.chip:
         share = program.peak / topology.chip.memory
-        rows["fits"] = f"{'yes' if share <= 1 else 'NO'}: {share:.0%} of {si(topology.chip.memory)}B"
+        rows["fits"] = f"{'yes' if fits(program, topology) else 'NO'}: {share:.0%} of {si(topology.chip.memory)}B"
     return rows
 
 
@@ -131,7 +146,7 @@ def plan_time(config: ConfigDict, program: Program, topology: Topology) -> Rows:
 def notes(config: ConfigDict, program: Program, topology: Topology) -> list[str]:
     """What is to be known of these numbers, and what would help where the step does not fit."""
     said = []
-    if topology.chip and program.peak > topology.chip.memory:
+    if fits(program, topology) is False:
         said += advice(config, len(topology.devices))
     if topology.chip:
         floats = f"{peak(topology.chip, config.model.dtype) / 1e12:g} TFLOP/s in {config.model.dtype}"

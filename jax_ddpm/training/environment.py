@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jax_ddpm.errors import InvalidInput
 from jax_ddpm.files import write_whole
 
 FILE_NAME = "environment.json"
@@ -28,9 +29,16 @@ def note_start(workdir: Path, step: int, version: str) -> Path:
 
 
 def read_starts(workdir: Path) -> list[dict[str, Any]]:
-    """What `note_start` noted there; nothing, of a run that an earlier version trained."""
+    """What `note_start` noted there; nothing, of a run that an earlier version trained.
+
+    Raises:
+      InvalidInput: the file is damaged.
+    """
     path = workdir / FILE_NAME
-    return json.loads(path.read_text()) if path.is_file() else []
+    try:
+        return json.loads(path.read_text()) if path.is_file() else []
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{path} cannot be read ({error}): remove it, nothing but the report needs it") from error
 
 
 def describe_environment(version: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jax_ddpm.config import read_config
 from jax_ddpm.training.logging import read_metrics
 from tests.commands.conftest import last_state, tiny_flags
 from tests.commands.test_interrupted_runs import start, wait_for_step
@@ -63,6 +64,7 @@ def test_two_processes_then_four_are_as_one(tmp_path):
     (one, data), (many, data_of_many) = last_state(tmp_path / "one"), last_state(tmp_path / "many")
     chex.assert_trees_all_close(many, one, rtol=1e-4, atol=1e-5)
     assert data == data_of_many == {"next_index": 8}
+    assert read_config(tmp_path / "many").import_weights.given == (), "what flags gave is kept of an import alone"
     pictures = [Image.open(tmp_path / name / "samples/step_0000008.png") for name in ("one", "many")]
     assert np.abs(np.subtract(*(np.asarray(picture, float) for picture in pictures))).mean() < 0.1
     assert {path.name for path in (tmp_path / "many").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
