@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from jax_ddpm.experiment import is_classifier
+from jax_ddpm.figures import Figure, with_error
 from jax_ddpm.reporting.curves import Axis, Bar, Series, error_bars, lines, number
 from jax_ddpm.reporting.embedded import embed, read_picture
 from jax_ddpm.reporting.parts import Chart, Hint, Image, Section, Table
-from jax_ddpm.reporting.telling import Finding, called, command, draws_nothing, findings, metric_of, sampler_of, with_error
+from jax_ddpm.reporting.telling import Finding, called, command, draws_nothing, findings, sampler_of
 from jax_ddpm.reporting.trained_sections import POINTS, ROWS, of_them
 from jax_ddpm.reporting.workdirs import Evaluation, Run, Samples, Term, judged, spread_out
 
@@ -87,15 +88,16 @@ def _grid(run: Run, samples: Samples) -> Image:
 
 
 def _samplers_table(run: Run) -> Table:
-    by_samples = {each.name: {row.metric: row for row in _findings_of(run, each)} for each in run.samples}
-    metrics = sorted({metric for found in by_samples.values() for metric in found})
+    by_samples = {each.name: {row.figure.key: row.figure for row in _findings_of(run, each)} for each in run.samples}
+    judged_by = {key: figure for found in by_samples.values() for key, figure in found.items()}
+    metrics = sorted(judged_by)
     rows = []
     for each in run.samples:
         how, found = each.how, by_samples[each.name]
         said = (how["checkpoint"], how["evaluations"], how["samples"], how["sample"]["seed"]) if how else ()
         numbers = [number(value) for value in said] or ["not recorded"] * 4
         rows.append((sampler_of(each), *numbers, *(with_error(found[m]) if m in found else "not judged" for m in metrics)))
-    titles = [f"{metric_of(metric).title} ({metric_of(metric).unit})" for metric in metrics]
+    titles = [f"{judged_by[metric].title} ({judged_by[metric].unit})" for metric in metrics]
     return Table(
         "How they were drawn, and what was found of them", ("sampler", "step", "evaluations", "samples", "seed", *titles), rows
     )
@@ -142,23 +144,24 @@ def evaluation_charts(named: Iterable[tuple[Finding, str]]) -> list[Chart]:
     """Figures and what each is called: a chart a metric."""
     by_metric: dict[str, list[tuple[Finding, str]]] = {}
     for row, name in named:
-        by_metric.setdefault(row.metric, []).append((row, name))
-    return [_evaluation_chart(f"chart-found-{place}", *each) for place, each in enumerate(by_metric.items())]
+        by_metric.setdefault(row.figure.key, []).append((row, name))
+    return [_evaluation_chart(f"chart-found-{place}", rows) for place, rows in enumerate(by_metric.values())]
 
 
-def _evaluation_chart(place: str, metric: str, named: Sequence[tuple[Finding, str]]) -> Chart:
+def _evaluation_chart(place: str, named: Sequence[tuple[Finding, str]]) -> Chart:
     """The figures of one metric, each with a bar of one standard error to either side."""
-    known, rows = metric_of(metric), [row for row, _ in named]
-    told = "bars reach one standard error to either side" if any(row.error is not None for row in rows) else "no error is known"
-    table = [
-        (
-            name,
-            with_error(row),
-            "" if row.images is None else number(row.images),
-            "" if row.checkpoint is None else number(row.checkpoint),
-        )
-        for row, name in named
-    ]
-    head = ("of", f"{known.unit} ± standard error", "images", "step")
-    svg = error_bars(place, known.title, [Bar(name, row.value, row.error) for row, name in named], known.unit)
-    return Chart(svg, f"{known.title}; {told}", Table(known.title, head, table, folded=True))
+    shown = [(row.figure, name) for row, name in named]
+    (known, _), errors = shown[0], [figure.error for figure, _ in shown]
+    told = "bars reach one standard error to either side" if any(error is not None for error in errors) else "no error is known"
+    compared = any(figure.against for figure, _ in shown)
+    head = ("of", f"{known.unit} ± standard error", "images", "step", *(["against"] if compared else []))
+    rows = [(name, *_cells(figure), *([figure.against] if compared else [])) for figure, name in shown]
+    bars = [Bar(name, figure.value, figure.error) for figure, name in shown]
+    svg = error_bars(place, known.title, bars, known.unit)
+    return Chart(svg, f"{known.title}; {told}", Table(known.title, head, rows, folded=True))
+
+
+def _cells(figure: Figure) -> tuple[str, str, str]:
+    """The value, how many images it is of and the step of the weights, each where it is known."""
+    images, step = ("" if value is None else number(value) for value in (figure.images, figure.checkpoint))
+    return with_error(figure), images, step

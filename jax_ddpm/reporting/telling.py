@@ -1,6 +1,5 @@
 """How settings, metrics and commands are put into words, alike on every page."""
 
-import math
 import shlex
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -9,72 +8,35 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.config import changes, default_config, to_dict
 from jax_ddpm.experiment import is_classifier
+from jax_ddpm.figures import Figure, figures
 from jax_ddpm.reporting.curves import number
 from jax_ddpm.reporting.parts import Hint
 from jax_ddpm.reporting.workdirs import Evaluation, Run, Samples
 
 
-class Metric(NamedTuple):
-    """What a metric is called, what it is measured in, and under which key its figure is kept."""
-
-    title: str
-    unit: str
-    key: str
-
-
-METRICS = {
-    "bits_per_dim": Metric("Variational bound", "bits/dim", "mean"),
-    "ode_bits_per_dim": Metric("Likelihood by the probability flow", "bits/dim", "mean"),
-    "accuracy": Metric("Accuracy of the classifier", "share of images", "mean"),
-    "agreement": Metric("Samples of the class asked for", "share of samples", "agreement"),
-    "nearest": Metric("Distance from the nearest training image, median", "grey levels", "median_distance"),
-}
-
-
 class Finding(NamedTuple):
-    """One figure of one metric, with its standard error where that is known, and what it is of."""
+    """A figure, and what a page calls that which it is of."""
 
-    metric: str
+    figure: Figure
     of: str
-    value: float
-    error: float | None
-    images: int | None
-    checkpoint: int | None
-
-
-def metric_of(name: str) -> Metric:
-    """What is known of a metric; one that is not listed is called what it is called, and so is its figure."""
-    said = name.replace("_", " ")
-    return METRICS.get(name, Metric(said, said, name))
 
 
 def findings(evaluations: Iterable[Evaluation]) -> list[Finding]:
     """All figures of all evaluations, metric by metric."""
-    rows = []
-    for each in evaluations:
-        for name, found in each.metrics.items():
-            value = found.get(metric_of(name).key, found.get("mean"))
-            if isinstance(value, int | float):
-                images = found.get("images", found.get("samples"))
-                rows.append(
-                    Finding(name, called(each.name, found), value, found.get("standard_error"), images, found.get("checkpoint"))
-                )
-    return sorted(rows, key=lambda row: row.metric)
+    rows = [
+        Finding(figure, called(each.name, found))
+        for each in evaluations
+        for name, found in each.metrics.items()
+        for figure in figures(name, found)
+    ]
+    return sorted(rows, key=lambda row: row.figure.key)
 
 
 def called(folder: str, found: dict[str, Any]) -> str:
     """What was evaluated: samples by how they were drawn, held-out images by the folder that was named after them."""
-    if "sampler" not in found:
+    if not isinstance(found.get("sampler"), dict):  # of samples that came from elsewhere it is a word
         return folder
     return f"{number(found['samples'])} samples by {drawn_by(found)}, step {number(found['checkpoint'])}, seed {found['seed']}"
-
-
-def with_error(row: Finding) -> str:
-    """The figure and its error, as a table has it: both to the second digit of the error."""
-    if not row.error:
-        return number(row.value)
-    decimals = max(1 - math.floor(math.log10(row.error)), 0)
-    return f"{row.value:,.{decimals}f} ± {row.error:,.{decimals}f}"
 
 
 def command(run: Run, *words: str) -> str:

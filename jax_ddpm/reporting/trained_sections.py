@@ -6,11 +6,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_ddpm.experiment import is_classifier, make_sampler
+from jax_ddpm.figures import with_error
 from jax_ddpm.generation import frame_steps
 from jax_ddpm.reporting.curves import Axis, Series, lines, number
 from jax_ddpm.reporting.embedded import animate, embed, read_picture, scale_of, states_of
 from jax_ddpm.reporting.parts import Chart, Image, Section, Slider, Table
-from jax_ddpm.reporting.telling import by_training, draws_nothing, findings, metric_of, with_error
+from jax_ddpm.reporting.telling import by_training, draws_nothing, findings
 from jax_ddpm.reporting.workdirs import Run, spread_out
 
 ROWS = 100  # of a table of numbers, at the most
@@ -36,8 +37,9 @@ def _found(run: Run) -> dict[str, str]:
     """The figures of each metric, and what each is of."""
     facts: dict[str, list[str]] = {}
     for row in findings(run.evaluations):
-        metric = metric_of(row.metric)
-        facts.setdefault(metric.title, []).append(f"{with_error(row)} {metric.unit} ({row.of})")
+        figure = row.figure
+        against = f", against {figure.against}" if figure.against else ""
+        facts.setdefault(figure.title, []).append(f"{with_error(figure)} {figure.unit} ({row.of}{against})")
     return {title: "; ".join(told) for title, told in facts.items()}
 
 

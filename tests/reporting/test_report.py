@@ -111,8 +111,8 @@ def test_each_sampler_is_shown_with_what_was_found_of_its_samples(workdir):
     page = page_of(workdir)
     rows = page.tables["How they were drawn, and what was found of them"]
     assert rows[0][:5] == ["sampler", "step", "evaluations", "samples", "seed"]
-    assert ["ddim, steps 4", "300", "4", "20", "0", "not judged"] in rows
-    assert ["ancestral", "300", "8", "20", "0", "24.5"] in rows
+    assert ["ddim, steps 4", "300", "4", "20", "0", "not judged", "not judged"] in rows
+    assert ["ancestral", "300", "8", "20", "0", "24.5", "1"] in rows
     captions = page.of("figcaption")
     assert "20 samples by ddim, steps 4, 4 evaluations each, seed 0" in captions
     memorised = "1 of 20 memorised, median distance 24.5 grey levels, that of held-out images 30.2"
@@ -124,6 +124,26 @@ def test_a_sampler_is_called_by_what_was_chosen_of_it():
         **{"sampler.name": "heun", "sampler.churn_range": (0.5, 1.0), "guidance.scale": 2.0, "guidance.form": "score"}
     )
     assert drawn_by(to_dict(made)) == "heun, churn_range [0.5, 1.0], guidance scale 2.0, guidance form score"
+
+
+def test_figures_of_features_are_shown_each_with_what_it_is_against(workdir):
+    path = workdir / "evaluation/samples_20_step_0000300_seed_0/evaluation.json"
+    found = json.loads(path.read_text())
+    drawn = {name: found["nearest"][name] for name in ("checkpoint", "samples", "seed", "sample", "sampler", "guidance")}
+    against = {"reference": "digits, train", "reference_images": 80, "resize": "pytorch"} | drawn
+    found["fid_pytorch"] = {"title": "FID", "distance": 12.5, "standard_error": 0.5, "infinity": 11.25, **against}
+    found["precision_recall_pytorch"] = {"title": "precision and recall", "precision": 0.75, "recall": 0.5, **against}
+    path.write_text(json.dumps(found))
+    page = page_of(workdir)
+    shown = {title: page.tables[f"{title} (pytorch resize)"][1] for title in ("FID", "FID∞", "Precision", "Recall")}
+    of = "20 samples by ancestral, step 300, seed 0"
+    values = {"FID": "12.50 ± 0.50", "FID∞": "11.25", "Precision": "0.75", "Recall": "0.5"}
+    assert shown == {title: [of, value, "20", "300", "80 of digits, train"] for title, value in values.items()}
+    head, *rows = page.tables["How they were drawn, and what was found of them"]
+    (row,) = [row for row in rows if row[0] == "ancestral"]
+    assert dict(zip(head, row, strict=True))["FID (pytorch resize) (Fréchet distance)"] == "12.50 ± 0.50"
+    summary = dict(page.tables["The run"][1:])
+    assert summary["FID (pytorch resize)"] == f"12.50 ± 0.50 Fréchet distance ({of}, against 80 of digits, train)"
 
 
 @pytest.mark.parametrize("difference", ["count", "labels"])
