@@ -35,7 +35,9 @@ class Artifact(NamedTuple):
     description: dict[str, Any]
 
 
-def export_sampler(config: ConfigDict, params: Params, step: int, guide: Classifier | None = None) -> Artifact:
+def export_sampler(
+    config: ConfigDict, params: Params, step: int, guide: Classifier | None = None, *, average: bool = True
+) -> Artifact:
     """The sampler and the guidance that a config names, for any number of images, on every kind of device.
 
     The program takes a seed, the number of the batch (both uint32) and labels [B] int32, and gives images [B, H, W, C] uint8:
@@ -46,6 +48,7 @@ def export_sampler(config: ConfigDict, params: Params, step: int, guide: Classif
       params: the network's, which become part of the program.
       step: how many steps they were trained for.
       guide: the classifier that guides, if any does; it becomes part of the program too.
+      average: whether the parameters are the averaged ones; else they are those that the last step left.
     Raises:
       InvalidInput: settings with which nothing can be drawn.
     """
@@ -58,10 +61,10 @@ def export_sampler(config: ConfigDict, params: Params, step: int, guide: Classif
     number = jax.ShapeDtypeStruct((), jnp.uint32)
     labels = jax.ShapeDtypeStruct(export.symbolic_shape("B"), jnp.int32)
     exported = export.export(jax.jit(program), platforms=PLATFORMS)(number, number, labels)
-    return Artifact(bytes(exported.serialize()), _described(config, step, exported))
+    return Artifact(bytes(exported.serialize()), _described(config, step, exported, average))
 
 
-def _described(config: ConfigDict, step: int, exported: export.Exported) -> dict[str, Any]:
+def _described(config: ConfigDict, step: int, exported: export.Exported, average: bool) -> dict[str, Any]:
     """What the arguments and the result are, and how the program came about."""
     settings, classes = to_dict(config), known_classes(config)
     labels = f"one of 0..{classes - 1} for each image" if classes else "of any value, one for each image: there are no classes"
@@ -72,9 +75,9 @@ def _described(config: ConfigDict, step: int, exported: export.Exported) -> dict
         "result": {"images": ["B", *image_shape(config)], "dtype": "uint8", "values": "0..255"},
         "class_names": settings["data"]["class_names"],
         "sampler": settings["sampler"] | {"evaluations": make_sampler(config).evaluations},
-        "guidance": settings["guidance"],
+        "guidance": settings["guidance"] | {"classifier": Path(config.guidance.classifier).name},  # no path of this machine
         "trained_steps": step,
-        "weights": "ema",
+        "weights": "ema" if average else "last",
         "made_with": {"jax": jax.__version__, "calling_convention": exported.calling_convention_version},
         "platforms": list(exported.platforms),
     }

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jax_ddpm.experiment import image_shape, is_classifier, known_classes
+from jax_ddpm.figures import figures, with_error
 from jax_ddpm.files import write_whole
 
 FILE_NAME = "README.md"
 TAGS = ["ddpm", "diffusion", "jax", "jax_ddpm"]
+_FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 
 class Use(NamedTuple):
@@ -27,8 +29,19 @@ class Use(NamedTuple):
     code: str
 
 
-def model_card(config: ConfigDict, name: str, step: int, parameters: int, use: Use, evaluation: dict[str, Any]) -> str:
+def model_card(
+    config: ConfigDict,
+    name: str,
+    step: int,
+    parameters: int,
+    use: Use,
+    evaluation: dict[str, Any],
+    *,
+    average: bool = True,
+) -> str:
     """The text of the page, with what is known and nothing else: the licence of the weights is for their owner to say.
+
+    Of weights that were imported, and not trained here since, it is not known how they were trained.
 
     Args:
       config: of the run.
@@ -36,14 +49,15 @@ def model_card(config: ConfigDict, name: str, step: int, parameters: int, use: U
       step: how many steps the weights were trained for.
       parameters: how many numbers they are.
       evaluation: what `--mode evaluate` found, see `found_by_evaluation`.
+      average: whether the weights are the averaged ones; else they are those that the last step left.
     """
     parts = [
-        _head(config, use),
+        _head(config, use, step),
         f"# {name}",
         _what_it_is(config, step, parameters),
         "## Use",
         _code(use),
-        _training(config, step),
+        _settings(config, step, average),
     ]
     if evaluation:
         parts += ["## Evaluation", _table(evaluation)]
@@ -65,15 +79,27 @@ def found_by_evaluation(workdir: Path, step: int) -> dict[str, Any]:
     return found
 
 
-def _head(config: ConfigDict, use: Use) -> str:
+def origin(source: str) -> str:
+    """What to call the source of imported weights: the hub's name for it; of a path of this machine its last part."""
+    path = Path(source).expanduser()
+    on_hub = source.count("/") == 1 and not source.startswith((".", "~", "/")) and path.suffix not in _FILES
+    return source if on_hub and not path.exists() else path.name
+
+
+def _only_imported(config: ConfigDict, step: int) -> bool:
+    """Whether the weights are as they were imported. A run that begins with such ones has the name of their source too."""
+    return bool(config.import_weights["from"]) and step == 0
+
+
+def _head(config: ConfigDict, use: Use, step: int) -> str:
     """The metadata, as YAML; each value as JSON, which is YAML too."""
     task = "image-classification" if is_classifier(config) else "unconditional-image-generation"
     fields: dict[str, Any] = {
         "library_name": use.library,
         "pipeline_tag": task,
-        "tags": ["ddpm", "diffusion", "jax", "jax_ddpm"],
+        "tags": TAGS,
     }
-    if config.data.name.startswith("hf:"):
+    if config.data.name.startswith("hf:") and not _only_imported(config, step):
         fields["datasets"] = [config.data.name.removeprefix("hf:")]
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
 
@@ -87,45 +113,54 @@ def _what_it_is(config: ConfigDict, step: int, parameters: int) -> str:
         what = f"A denoising diffusion model (Ho et al. 2020) of {images}"
     classes, names = known_classes(config), [str(each) for each in config.data.class_names]
     known = f" It knows {classes} classes: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}." if classes else ""
-    return f"{what}: {parameters:,} parameters, trained for {step:,} steps with jax_ddpm.{known}"
+    return f"{what}: {parameters:,} parameters, {_where_from(config, step)}.{known}"
+
+
+def _where_from(config: ConfigDict, step: int) -> str:
+    trained, source = f"trained for {step:,} steps with jax_ddpm", config.import_weights["from"]
+    if _only_imported(config, step):
+        return f"imported from {origin(source)}"
+    return f"{trained}, from weights that were imported from {origin(source)}" if source else trained
 
 
 def _code(use: Use) -> str:
     return f"```{use.language}\n{use.code.strip()}\n```"
 
 
-def _training(config: ConfigDict, step: int) -> str:
+def _settings(config: ConfigDict, step: int, average: bool) -> str:
     """The settings that a reader asks for; config.json has all of them."""
+    diffusion, imported = config.diffusion, _only_imported(config, step)
+    rows = {"Chain": f"{diffusion.schedule} schedule, T = {diffusion.steps}"}
+    if not is_classifier(config):
+        rows["Network says"] = f"{diffusion.prediction}; variance {diffusion.variance}"
+    if not imported:
+        rows |= _training(config, step, average)
+    title = "Settings" if imported else "Training"
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+
+
+def _training(config: ConfigDict, step: int, average: bool) -> dict[str, str]:
     data, diffusion, train = config.data, config.diffusion, config.train
-    average = f"their average, decay {train.ema_decay:g}" if train.ema_decay else "as they were after the last step"
-    rows = {
+    averaged = average and train.ema_decay
+    loss = {"Loss": f"{diffusion.loss}, weighting {diffusion.weighting}, timesteps {diffusion.timesteps}"}
+    return {
         "Data": f"{data.name}, {data.split}" + (", mirrored at random" if data.flip else ""),
-        "Chain": f"{diffusion.schedule} schedule, T = {diffusion.steps}",
-        "Network says": f"{diffusion.prediction}; variance {diffusion.variance}",
-        "Loss": f"{diffusion.loss}, weighting {diffusion.weighting}, timesteps {diffusion.timesteps}",
+        **({} if is_classifier(config) else loss),
         "Optimizer": f"Adam, learning rate {train.learning_rate:g}, batch {train.batch_size}, {step:,} steps",
-        "Weights": average,
+        "Weights": f"their average, decay {train.ema_decay:g}" if averaged else "as they were after the last step",
     }
-    if is_classifier(config):
-        rows = {key: value for key, value in rows.items() if key not in ("Network says", "Loss")}
-    return "\n".join(["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
 def _table(evaluation: dict[str, Any]) -> str:
     """A row a figure, with what it depends on."""
-    rows = ["| figure | value | of | how |", "|---|---|---|---|"]
+    rows = ["| figure | value | of | against | how |", "|---|---|---|---|---|"]
     for folder, results in evaluation.items():
-        for name, result in results.items():
-            value = result.get("mean", result.get(name, result.get("memorised")))
-            if not isinstance(value, int | float):
-                continue
-            error = result.get("standard_error")
-            said = f"{value:.4g}" + (f" ± {error:.2g}" if error is not None else "")
-            rows.append(f"| {name} | {said} | {_of(result)} | {folder} |")
+        for figure in (each for name, result in results.items() for each in figures(name, result)):
+            against = figure._replace(reference=_public(figure.reference)).against
+            rows.append(f"| {figure.title}, {figure.unit} | {with_error(figure)} | {figure.of} | {against} | {folder} |")
     return "\n".join(rows)
 
 
-def _of(result: dict[str, Any]) -> str:
-    if "samples" in result:
-        return f"{result['samples']:,} samples, seed {result['seed']}"
-    return f"{result.get('images', 0):,} images of {result.get('data', '')}, {result.get('split', '')}"
+def _public(reference: str) -> str:
+    """The name of real images: of a path of this machine only the last part."""
+    return reference if reference.startswith("hf:") else reference.rpartition("/")[-1]

@@ -79,6 +79,7 @@ def test_jax_alone_draws_what_the_run_draws(trained, classifier, tmp_path, setti
     config, program = written(trained, tmp_path / "artifact", **settings)
     config.sample.update(count=4, batch_size=4, seed=3)
     drawn = sample.draw(config, trained)
+    assert str(classifier) not in (program.parent / DESCRIPTION).read_text(), "a place of this machine"
     found = run_alone(program, tmp_path)
     first, second = found["first"], found["second"]
     assert (first.dtype, first.shape, second.shape) == (np.uint8, (4, 8, 8, 1), (3, 8, 8, 1))
@@ -96,7 +97,7 @@ def test_what_goes_in_and_comes_out_is_described(trained, tmp_path):
     assert found["arguments"]["labels"] == "[B] int32, one of 0..9 for each image"
     assert found["result"] == {"images": ["B", 8, 8, 1], "dtype": "uint8", "values": "0..255"}
     assert (found["sampler"]["name"], found["sampler"]["evaluations"]) == ("ddim", 4)
-    assert found["trained_steps"] == 2
+    assert (found["trained_steps"], found["weights"]) == (2, "ema")
     assert found["platforms"] == list(PLATFORMS)
     exported = export.deserialize(bytearray(program.read_bytes()))
     assert str(exported.in_avals[2].shape) == "(B,)"

@@ -6,16 +6,16 @@ import pytest
 import yaml
 
 from configs import digits, digits_classifier
-from jax_ddpm.model_card import Use, found_by_evaluation, model_card, write_model_card
+from jax_ddpm.model_card import Use, found_by_evaluation, model_card, origin, write_model_card
 
 USE = Use("jax_ddpm", "bash", "python run.py --mode sample --workdir .\n")
 CLASSES = tuple(str(number) for number in range(10))
 
 
-def card(config=None, evaluation=None):
+def card(config=None, evaluation=None, step=800, **options):
     config = config or digits.get_config()
     config.data.class_names = CLASSES
-    text = model_card(config, "Digits", 800, 702_625, USE, evaluation or {})
+    text = model_card(config, "Digits", step, 702_625, USE, evaluation or {}, **options)
     _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
 
@@ -54,8 +54,63 @@ AGREEMENT = {"agreement": 0.99, "standard_error": 0.01, "samples": 64, "seed": 3
 
 def test_figures_come_with_their_error_and_what_they_are_of():
     _, body = card(evaluation={"all": {"bits_per_dim": BOUND}, "ddim": {"agreement": AGREEMENT}})
-    assert "| bits_per_dim | 2.568 ± 0.061 | 128 images of digits, test | all |" in body
-    assert "| agreement | 0.99 ± 0.01 | 64 samples, seed 3 | ddim |" in body
+    assert "| Variational bound, bits/dim | 2.568 ± 0.061 | 128 images of digits, test |  | all |" in body
+    assert "| Samples of the class asked for, share of samples | 0.990 ± 0.010 | 64 samples, seed 3 |  | ddim |" in body
+
+
+def test_figures_of_features_come_with_their_reference_and_no_path_of_this_machine():
+    drawn = {"samples": 64, "seed": 3, "checkpoint": 800, "resize": "pytorch"}
+    fid = {"title": "FID", "distance": 12.5, "standard_error": 0.5, "reference": "/home/me/real.npz, train", **drawn}
+    both = {"title": "precision and recall", "precision": 0.75, "recall": 0.5, "reference": "hf:a/b, train", **drawn}
+    found = {"fid_pytorch": fid | {"reference_images": 5000}, "precision_recall_pytorch": both | {"reference_images": 100}}
+    _, body = card(evaluation={"x": found})
+    assert (
+        "| FID (pytorch resize), Fréchet distance | 12.50 ± 0.50 | 64 samples, seed 3 | 5,000 of real.npz, train | x |" in body
+    )
+    assert "| Precision (pytorch resize), share of samples | 0.75 | 64 samples, seed 3 | 100 of hf:a/b, train | x |" in body
+    assert "| Recall (pytorch resize), share of real images | 0.5 | 64 samples, seed 3 | 100 of hf:a/b, train | x |" in body
+    assert "/home" not in body
+
+
+@pytest.mark.parametrize(
+    ("source", "called"),
+    [
+        ("google/ddpm-cifar10-32", "google/ddpm-cifar10-32"),
+        ("/home/me/theirs/model.pt", "model.pt"),
+        ("theirs/model.pt", "model.pt"),
+        ("~/ddpm", "ddpm"),
+    ],
+)
+def test_of_imported_weights_it_says_where_they_are_from_and_not_how_they_were_trained(source, called):
+    config = digits.get_config()
+    config.data.name = "hf:ylecun/mnist"
+    config.import_weights["from"] = source
+    head, body = card(config, step=0)
+    assert origin(source) == called
+    assert f"702,625 parameters, imported from {called}." in body
+    assert "datasets" not in head
+    for said in ("trained", "Training", "| Data |", "| Loss |", "| Optimizer |", "| Weights |", "/home"):
+        assert said not in body
+    assert "| Chain | linear schedule, T = 1000 |" in body
+
+
+def test_a_folder_that_is_here_is_not_taken_for_one_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "theirs/ddpm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert origin("theirs/ddpm") == "ddpm"
+
+
+def test_weights_that_were_trained_further_say_what_they_began_with():
+    config = digits.get_config()
+    config.import_weights["from"] = "google/ddpm"
+    body = card(config)[1]
+    assert "trained for 800 steps with jax_ddpm, from weights that were imported from google/ddpm." in body
+    assert "| Optimizer |" in body
+
+
+@pytest.mark.parametrize(("average", "said"), [(True, "their average, decay 0."), (False, "as they were after the last step")])
+def test_which_weights_they_are_is_said(average, said):
+    assert f"| Weights | {said}" in card(average=average)[1]
 
 
 @pytest.mark.parametrize(("step", "expected"), [(800, {"now": {"bits_per_dim": BOUND}}), (900, {})])

@@ -14,13 +14,13 @@ from safetensors.numpy import save
 from jax_ddpm.artifact import PROGRAM, export_sampler, write_artifact
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.experiment import DTYPES, make_network, make_schedule
+from jax_ddpm.experiment import DTYPES, is_classifier, make_network, make_schedule
 from jax_ddpm.files import place, write_whole
 from jax_ddpm.generation import open_guide
 from jax_ddpm.interop.diffusers import to_diffusers
 from jax_ddpm.interop.diffusers_config import scheduler_config, unet_config
 from jax_ddpm.interop.find import CONFIG, SCHEDULER, WEIGHTS
-from jax_ddpm.model_card import Use, found_by_evaluation, model_card, write_model_card
+from jax_ddpm.model_card import Use, found_by_evaluation, model_card, origin, write_model_card
 from jax_ddpm.models.unet import UNet
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
@@ -33,8 +33,15 @@ PLACES = (
     ("edit", "images"),
     ("edit", "mask"),
     ("eval", "classifier"),
+    ("eval", "inception"),
+    ("eval", "samples"),
+    ("eval", "reference"),
+    ("eval", "save_reference"),
     ("export_weights", "out"),
     ("import_weights", "from"),
+    ("import_weights", "given"),
+    ("compare", "workdirs"),
+    ("compare", "out"),
     ("runtime", "compilation_cache"),
 )
 
@@ -57,12 +64,20 @@ def main(config: ConfigDict, workdir: Path) -> None:
         raise InvalidInput(f"{out} holds a run, whose checkpoints come before a file of weights: name another folder by --out")
     weights = open_run(config, workdir, make_mesh(), average=config.export_weights.average)
     path, size = form.write(config, weights, out), sum(leaf.size for leaf in jax.tree.leaves(weights.params))
-    found = found_by_evaluation(workdir, weights.step) if config.export_weights.average else {}
-    use = Use(form.library, form.language, form.use.format(folder=out.name))
-    card = write_model_card(out, model_card(config, out.name, weights.step, size, use, found))
+    average, mode = config.export_weights.average, _mode(config)
+    found = found_by_evaluation(workdir, weights.step) if average else {}
+    use = Use(form.library, form.language, form.use.format(folder=out.name, mode=mode))
+    card = write_model_card(out, model_card(config, out.name, weights.step, size, use, found, average=average))
     print(f"{size:,} parameters of step {weights.step} as {stored}, {path.stat().st_size / 1e6:.2f} MB: {path}")
     print(f"what they are: {card}")
-    print(f"they open with:\n{form.use.format(folder=out)}")
+    print(f"they open with:\n{form.use.format(folder=out, mode=mode)}")
+
+
+def _mode(config: ConfigDict) -> str:
+    """The flags of a command that such a network is of use to: not every one draws images from noise alone."""
+    if is_classifier(config):
+        return "--mode evaluate --config.eval.metrics=accuracy"
+    return "--mode edit --task enlarge" if config.model.low_res_size else "--mode sample"
 
 
 def _as_run(config: ConfigDict, weights: Weights, out: Path) -> Path:
@@ -97,7 +112,8 @@ def _as_program(config: ConfigDict, weights: Weights, out: Path) -> Path:
     guide = open_guide(config, make_mesh())
     dtype = DTYPES[config.export_weights.dtype]
     params = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), jax.device_get(weights.params))
-    return write_artifact(out, export_sampler(config, params, weights.step, guide))
+    average = config.export_weights.average
+    return write_artifact(out, export_sampler(config, params, weights.step, guide, average=average))
 
 
 class Format(NamedTuple):
@@ -110,7 +126,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "safetensors": Format(_as_run, "jax_ddpm", "bash", "python run.py --mode sample --workdir {folder}"),
+    "safetensors": Format(_as_run, "jax_ddpm", "bash", "python run.py {mode} --workdir {folder}"),
     "diffusers": Format(
         _as_diffusers,
         "diffusers",
@@ -129,8 +145,10 @@ FORMATS = {
 
 
 def without_places(config: ConfigDict) -> ConfigDict:
-    """The settings with the folders of this machine left out."""
+    """The settings with the places of this machine left out; where the weights were imported from keeps its name."""
     settings, usual = config.copy_and_resolve_references(), default_config()
     for group, name in PLACES:
         settings[group][name] = usual[group][name]
+    if source := config.import_weights["from"]:  # or the weights would pass for ones that were trained here
+        settings.import_weights["from"] = origin(source)
     return settings

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import chex
@@ -14,7 +15,7 @@ from jax_ddpm.config import default_config, read_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
-from tests.commands.conftest import last_state
+from tests.commands.conftest import last_state, make_tiny_config
 
 
 def export(trained, out, **settings):
@@ -42,13 +43,13 @@ def test_the_page_has_what_was_found_of_the_weights(trained, tmp_path):
         path.write_text(json.dumps({"bits_per_dim": found | {"checkpoint": step}}))
     page = (export(trained, tmp_path) / "README.md").read_text()
     shutil.rmtree(trained / "evaluation")
-    assert "| bits_per_dim | 2.5 | 4 images of digits, test | made_up_6 |" in page
+    assert "| Variational bound, bits/dim | 2.5 | 4 images of digits, test |  | made_up_6 |" in page
     assert "made_up_4" not in page
 
 
 def test_the_whole_sampler_is_a_program(trained, tmp_path, capsys):
     config = read_config(trained)
-    config.export_weights.update(out=str(tmp_path), to="stablehlo")
+    config.export_weights.update(out=str(tmp_path), to="stablehlo", average=False)
     config.sampler.update(name="ddim", steps=2)
     export_weights.main(config, trained)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", PROGRAM, DESCRIPTION]
@@ -56,16 +57,45 @@ def test_the_whole_sampler_is_a_program(trained, tmp_path, capsys):
     made = {}
     exec(code, made)
     assert (made["images"].shape, made["images"].dtype) == ((16, 8, 8, 1), np.uint8)
+    assert json.loads((tmp_path / DESCRIPTION).read_text())["weights"] == "last"
+    assert "| Weights | as they were after the last step |" in (tmp_path / "README.md").read_text()
 
 
 def test_folders_of_the_machine_stay_out_of_the_settings():
     config = default_config()
-    texts = {name for group, name in export_weights.PLACES if config[group][name] == ""}
     for group, name in export_weights.PLACES:
-        config[group][name] = "/a/place"
-    assert len(texts) > 5
+        config[group][name] = ("/a/place",) if isinstance(config[group][name], tuple) else "/a/place"
+    named = {f"{group}.{name}" for group, name in export_weights.PLACES}
+    assert {f"eval.{name}" for name in ("samples", "reference", "inception", "save_reference", "classifier")} < named
+    assert {"compare.workdirs", "compare.out", "import_weights.from", "import_weights.given", "data.directory"} < named
     assert "/a/place" not in export_weights.without_places(config).to_json()
     assert config.data.directory == "/a/place"
+
+
+@pytest.mark.parametrize(("source", "kept"), [("google/ddpm", "google/ddpm"), ("/a/place/model.pt", "model.pt"), ("", "")])
+def test_where_weights_were_imported_from_keeps_its_name(source, kept):
+    config = default_config()
+    config.import_weights["from"] = source
+    assert export_weights.without_places(config).import_weights["from"] == kept
+
+
+def test_a_classifier_opens_with_a_command_that_works(trained_classifier, tmp_path, capsys):
+    out = export(trained_classifier, tmp_path / "out")
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words == shlex.split(f"python run.py --mode evaluate --config.eval.metrics=accuracy --workdir {out}")
+    assert "--mode evaluate --config.eval.metrics=accuracy --workdir out\n" in (out / "README.md").read_text()
+    config = read_config(out)
+    config.eval.update(metrics=("accuracy",), count=4)
+    evaluate.main(config, out)
+
+
+def test_a_network_that_enlarges_opens_with_the_task_of_that_name(tmp_path, capsys):
+    config = make_tiny_config(steps=1, sample_every=0)
+    config.model.low_res_size = 4
+    train.main(config, tmp_path / "run")
+    out = export(tmp_path / "run", tmp_path / "out")
+    assert f"python run.py --mode edit --task enlarge --workdir {out}\n" in capsys.readouterr().out
+    assert "--mode edit --task enlarge --workdir out\n" in (out / "README.md").read_text()
 
 
 def test_average_of_the_newest_checkpoint_is_what_opens(trained, exported):
