@@ -68,7 +68,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     found = found_by_evaluation(workdir, weights.step) if average else {}
     use = Use(form.library, form.language, form.use.format(folder=out.name, mode=mode))
     card = write_model_card(out, model_card(config, out.name, weights.step, size, use, found, average=average))
-    print(f"{size:,} parameters of step {weights.step} as {stored}, {path.stat().st_size / 1e6:.2f} MB: {path}")
+    print(f"{size:,} parameters of step {weights.step} as {stored}, {len(path.read_bytes()) / 1e6:.2f} MB: {path}")
     print(f"what they are: {card}")
     print(f"they open with:\n{form.use.format(folder=out, mode=mode)}")
 

@@ -45,7 +45,7 @@ def back(folder, tmp_path_factory):
 def test_the_folder_is_laid_out_as_a_pipeline_is(folder):
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert files == [
-        *("model_index.json", "scheduler/scheduler_config.json", "unet/config.json"),
+        *("README.md", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"),
         "unet/diffusion_pytorch_model.safetensors",
     ]
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"

@@ -39,6 +39,7 @@ def test_all_of_it_is_there_and_as_on_a_local_disk(run, trained):
     assert {path.name for path in run.iterdir()} == {
         "checkpoints",
         "config.json",
+        "environment.json",
         "loss.png",
         "metrics.jsonl",
         "samples",
@@ -65,7 +66,7 @@ def test_samples_are_drawn_judged_and_exported_there(run, trained, storage):
 
     config.export_weights.out = f"{storage[1]}/weights"
     export_weights.main(config, run)
-    assert find(place(config.export_weights.out)) == ["config.json", "weights.safetensors"]
+    assert find(place(config.export_weights.out)) == ["README.md", "config.json", "weights.safetensors"]
     exported, own = (open_run(config, each, make_mesh()) for each in (place(config.export_weights.out), trained))
     chex.assert_trees_all_equal(exported.params, own.params)
     with pytest.raises(InvalidInput, match="holds weights and no run"):

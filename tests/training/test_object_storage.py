@@ -3,7 +3,7 @@
 import pytest
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import NotWritten, place, remove
+from jax_ddpm.files import NotWritten, place
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.logging import MetricsWriter
 from jax_ddpm.training.object_storage import is_unreachable
@@ -37,16 +37,16 @@ def ema_of(directory):
 
 
 @pytest.fixture
-def full(storage):
-    """A workdir with a checkpoint, on storage that takes nothing more."""
-    workdir = place(f"{storage[1]}/full")
+def full(storage, request):
+    """A workdir with a checkpoint, on storage that takes nothing more: another for each test, as writes are tried again."""
+    workdir = place(f"{storage[1]}/full_{request.node.originalname[:20]}")
     with Checkpoints(workdir / "checkpoints", keep_last=3) as checkpoints:
         checkpoints.save(make_state(1, seed=1), make_data(), CONFIG)
     storage[0].full = True
     yield workdir
+    found = ema_of(workdir / "checkpoints")
     storage[0].full = False
-    assert ema_of(workdir / "checkpoints") == (1 / 2, 1)
-    remove(workdir)
+    assert found == (1 / 2, 1)
 
 
 def save_second(directory):
@@ -60,13 +60,15 @@ def write_metrics(workdir):
 
 
 def test_a_checkpoint_that_the_storage_does_not_take_is_told_and_the_last_one_stays(full):
-    told = r"a checkpoint could not be written into .*/full/checkpoints: .*\nThe last whole checkpoint is that of step 1"
+    told = r"a checkpoint could not be written into .*/full_.*/checkpoints: .*\nThe last whole checkpoint is that of step 1"
     with pytest.raises(InvalidInput, match=told):
         save_second(full / "checkpoints")
 
 
 def test_so_is_any_other_file(full):
-    with pytest.raises(NotWritten, match=r"full/metrics.jsonl could not be written: .*\nThe last whole checkpoint .* step 1"):
+    with pytest.raises(
+        NotWritten, match=r"full_.*/metrics.jsonl could not be written: .*\nThe last whole checkpoint .* step 1"
+    ):
         write_metrics(full)
 
 
