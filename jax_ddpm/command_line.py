@@ -38,7 +38,11 @@ def parse(argv: list[str]) -> list[str]:
 def as_text(arg: str) -> str:
     """The names of metrics in quotes, for one of them, `is`, is a word of the language that the flag library reads them in."""
     flag, _, value = arg.partition("=")
-    return f"{flag}={value!r}" if flag == "--config.eval.metrics" and value.replace(",", "").isidentifier() else arg
+    return (
+        f"{flag}={value!r}"
+        if flag == "--config.eval.metrics" and value.replace(",", "").replace(" ", "").isidentifier()
+        else arg
+    )
 
 
 def written(argv: list[str], flag: str) -> str | None:

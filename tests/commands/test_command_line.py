@@ -51,6 +51,7 @@ MISTAKES = {
     "--config.sampler.dynamic_quantile=0.9": "expected it with sampler.clip=dynamic",
     "--config.eval.metrics=fd,is": "unknown eval.metrics 'fd': expected one of bits_per_dim, ode_bits_per_dim",
     "--config.eval.metrics=fid,is": "fid is of the features of the Inception network, whose weights are not named",
+    "--config.eval.metrics=fid, is": "fid is of the features of the Inception network, whose weights are not named",
     "--config.eval.ode_tolerance=1": "eval.ode_tolerance=1.0: expected at least 0 and less than 1",
     "--config.eval.batch_size=0": "eval.batch_size=0: expected more than 0",
     "--config.diffusion.variance=fixed": "Did you mean 'fixed_small'?",
