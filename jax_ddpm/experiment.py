@@ -351,7 +351,7 @@ def chosen_metrics(config: ConfigDict) -> tuple[str, ...]:
                 "can be asked for classes, and --config.eval.classifier, the workdir of one that knows them"
             )
         if name in FEATURE_METRICS:
-            _check_features(config, name)
+            choose("eval.features", config.eval.features, FEATURES)(config, name)
         if name == "agreement" and config.eval.classifier == config.guidance.classifier:
             raise InvalidInput(
                 f"eval.classifier={config.eval.classifier} is the classifier that guides, and would agree with itself: "
@@ -360,24 +360,26 @@ def chosen_metrics(config: ConfigDict) -> tuple[str, ...]:
     return names
 
 
-def _check_features(config: ConfigDict, name: str) -> None:
-    """Raises InvalidInput where nothing is named that makes the features, or it does not make those that the metric is of."""
-    chosen, used = (
-        config.eval,
-        choose("eval.features", config.eval.features, {"inception": "inception", "classifier": "classifier"}),
-    )
-    if used == "inception" and not chosen.inception:
+def _check_inception(config: ConfigDict, name: str) -> None:
+    if not config.eval.inception:
         raise InvalidInput(
             f"eval.metrics={name} is of the features of the Inception network, whose weights are not named. Expected "
             f"--config.eval.inception={INCEPTION_URL} or the path of that file; or, of images that it knows nothing of, "
             "--config.eval.features=classifier and --config.eval.classifier, the workdir of a classifier"
         )
-    if used == "classifier" and not chosen.classifier:
+
+
+def _check_classifier(config: ConfigDict, name: str) -> None:
+    if not config.eval.classifier:
         raise InvalidInput(
             f"eval.features=classifier, and {name}: expected --config.eval.classifier, the workdir of a classifier"
         )
-    if used == "classifier" and name == "sfid":
+    if name == "sfid":
         raise InvalidInput("eval.metrics=sfid is of a layer of the Inception network: expected eval.features=inception")
+
+
+FEATURES: dict[str, Callable[[ConfigDict, str], None]] = {"inception": _check_inception, "classifier": _check_classifier}
+"""Raise InvalidInput where nothing is named that makes the features, or it does not make those that the metric is of."""
 
 
 def chosen_labels(config: ConfigDict, count: int) -> np.ndarray:

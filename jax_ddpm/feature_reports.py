@@ -1,7 +1,8 @@
 """Samples compared with real images by features of both: FID, KID and what is like them."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +18,18 @@ from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.evaluation.inception import Features
 from jax_ddpm.evaluation.inception_score import RunningScore
-from jax_ddpm.evaluation.kernel_distance import kernel_distance
+from jax_ddpm.evaluation.kernel_distance import FEWEST_BLOCKS, kernel_distance
 from jax_ddpm.evaluation.manifold import DENSITY_K, PRECISION_K, density_coverage, precision_recall
 from jax_ddpm.evaluation.reference import Reference, read_statistics, write_statistics
 from jax_ddpm.evaluation.running_distance import RunningDistance
 from jax_ddpm.evaluation.statistics import RunningMoments
 from jax_ddpm.features import Extractor, make_extractor, some
-from jax_ddpm.files import place
+from jax_ddpm.files import as_local, is_remote, place
+
+ARCHIVE, HOW_DRAWN = (
+    "samples.npz",
+    "samples.json",
+)  # of --mode sample: all images, and how they were drawn
 
 Found = tuple[str, dict[str, Any]]
 """What is printed, and the figures."""
@@ -89,6 +95,15 @@ OF_ALL: dict[str, Callable[[np.ndarray, np.ndarray, int], Found]] = {  # (featur
 }
 
 
+FEWEST = {  # samples, and real images, that a metric takes at the least
+    "fid": (2, 2),
+    "sfid": (2, 2),
+    "kid": (2 * FEWEST_BLOCKS, 2 * FEWEST_BLOCKS),
+    "precision_recall": (PRECISION_K + 1, PRECISION_K + 1),
+    "density_coverage": (1, DENSITY_K + 1),
+}
+
+
 class FeatureJudge(NamedTuple):
     """What samples are to be judged by: it is all there before any are drawn."""
 
@@ -115,7 +130,8 @@ class FeatureJudge(NamedTuple):
             raise InvalidInput(
                 f"{count - seen} of the {count} samples cannot be read: take them out, that it be known what is judged"
             )
-        found = {name: metric.found() for name, metric in running.items()}
+        streamed = {name: metric.found() for name, metric in running.items()}
+        found = {name: (text, {**figures, "parts_drawn_by": self.seed}) for name, (text, figures) in streamed.items()}
         if reference is not None and reference.kept is not None and rest:
             together = np.concatenate(kept)
             found |= {name: OF_ALL[name](together, reference.kept, self.seed) for name in rest}
@@ -141,12 +157,15 @@ def _needs(name: str) -> str:
     return STREAMED[name][0] if name in STREAMED else "kept"
 
 
-def prepare(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> FeatureJudge:
+def prepare(config: ConfigDict, mesh: Mesh, names: Sequence[str], samples: int) -> FeatureJudge:
     """Opens what makes the features, and makes those of the real images, or reads what a file says of them.
 
+    Args:
+      samples: how many are to be judged.
     Raises:
-      InvalidInput: the one or the other is not to be had, or they do not go together.
+      InvalidInput: the one or the other is not to be had, they do not go together, or there are too few samples or images.
     """
+    _check_enough(names, 0, samples, "samples")
     extractor, needed = make_extractor(config, mesh), any(map(_needs, names))
     save = config.eval.save_reference
     reference = _reference(config, extractor, names) if needed or save else None
@@ -155,29 +174,36 @@ def prepare(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> FeatureJudg
     return FeatureJudge(extractor, reference, names, config.eval.seed)
 
 
+def _check_enough(names: Sequence[str], side: int, images: int, what: str) -> None:
+    for name in names:
+        fewest = FEWEST.get(name, (1, 1))[side]
+        if images < fewest:
+            raise InvalidInput(f"eval.metrics={name} of {images} {what}: expected {fewest} or more")
+
+
 def _reference(config: ConfigDict, extractor: Extractor, names: Sequence[str]) -> Reference:
     needed = {_needs(name) for name in names} - {""}
-    place = Path(config.eval.reference).expanduser()
-    known = read_statistics(place) if config.eval.reference and place.is_file() else None
+    path = place(config.eval.reference)
+    known = _statistics(path) if config.eval.reference else None
     if known is None:
-        return _gathered(config, extractor, needed, _real(config))
+        real = _real(config)
+        _check_enough([name for name in names if _needs(name)], 1, len(real), f"images of {real.name}")
+        return _gathered(config, extractor, needed, real)
     if known.features and known.features != extractor.name:
-        raise InvalidInput(
-            f"{place} is of features by {known.features}: they cannot be compared with those by {extractor.name}"
-        )
+        raise InvalidInput(f"{path} is of features by {known.features}: they cannot be compared with those by {extractor.name}")
     if not known.features:
-        print(f"note: {place} does not say what made its features; taken for {extractor.name}")
+        print(f"note: {path} does not say what made its features; taken for {extractor.name}")
     for part in ("pooled", "spatial"):
         moments, size = getattr(known, part), getattr(extractor.sizes, part)
         if moments is not None and len(moments.mean) != size:
-            raise InvalidInput(f"{place} is of {len(moments.mean)} features: {extractor.name} has {size}")
+            raise InvalidInput(f"{path} is of {len(moments.mean)} features: {extractor.name} has {size}")
     lacking = {part for part in needed if getattr(known, part) is None}
     if not lacking:
         return known
-    if not _holds_images(place):
+    if not _holds_images(path):
         asked = [name for name in names if _needs(name) in lacking]
         raise InvalidInput(
-            f"{place} holds no images, and {', '.join(asked)} cannot be had of what it holds. Expected an .npz file of images, "
+            f"{path} holds no images, and {', '.join(asked)} cannot be had of what it holds. Expected an .npz file of images, "
             "a folder of them or the name of a data set"
         )
     gathered = _gathered(config, extractor, lacking, _real(config))
@@ -185,8 +211,17 @@ def _reference(config: ConfigDict, extractor: Extractor, names: Sequence[str]) -
     return gathered._replace(**own, name=known.name, images=known.images)
 
 
-def _holds_images(place: Path) -> bool:
-    with np.load(place) as file:
+def _statistics(path: Path) -> Reference | None:
+    """Those that a file holds, wherever it lies; None where there is no such file, or it holds none."""
+    if not path.is_file():
+        return None
+    with as_local(path) as file:
+        known = read_statistics(file)
+    return known and known._replace(name=str(path))
+
+
+def _holds_images(path: Path) -> bool:
+    with as_local(path) as local, np.load(local) as file:
         return "arr_0" in file
 
 
@@ -211,14 +246,47 @@ def _real(config: ConfigDict) -> Source:
     return some(source, config.eval.reference_count) if config.eval.reference_count else source
 
 
-def open_images(place: str, config: ConfigDict) -> Source:
-    """Images by where they are: an .npz or .npy file, a folder or a zip of image files, or the name of a data set."""
-    path = Path(place).expanduser()
+def open_images(name: str, config: ConfigDict) -> Source:
+    """Images by where they are: an .npz or .npy file, a folder or a zip of image files, or the name of a data set.
+
+    Of a folder that --mode sample wrote they are those of its archive: its pictures may be fewer, and one is their grid.
+
+    Raises:
+      InvalidInput: there are none, or not where they can be read: of object storage that is .npz and .npy files alone.
+    """
+    path = images_at(name)
     if path.suffix in (".npz", ".npy"):
-        return dataclasses.replace(arrays(config.data.split, str(path)), name=str(path))
+        with _fetched(path) as file:
+            return dataclasses.replace(arrays(config.data.split, str(file)), name=str(path))
+    if is_remote(path):
+        raise InvalidInput(
+            f"{path}: of object storage an .npz or .npy file is read. Copy a folder or a zip of images to a disk"
+        )
     if path.is_dir() or path.suffix == ".zip":
         return dataclasses.replace(image_folder(str(path), config.data.split), name=str(path))
-    return load_source(place, config.data.split, config.data.directory)
+    return load_source(name, config.data.split, config.data.directory)
+
+
+def images_at(name: str) -> Path:
+    """The path that a person names, or in a folder that --mode sample wrote, the archive with all its images.
+
+    Raises:
+      InvalidInput: the folder was written so, and the archive is gone.
+    """
+    path = place(name)
+    if (path / ARCHIVE).is_file():
+        return path / ARCHIVE
+    if (path / HOW_DRAWN).is_file():
+        raise InvalidInput(f"{path} was written by --mode sample, and has no {ARCHIVE} any more: its pictures may not be all")
+    return path
+
+
+@contextlib.contextmanager
+def _fetched(path: Path) -> Iterator[Path]:
+    if is_remote(path) and not path.is_file():
+        raise InvalidInput(f"no file at {path}")
+    with as_local(path) as file:
+        yield file
 
 
 def _shuffled(source: Source, seed: int) -> Source:

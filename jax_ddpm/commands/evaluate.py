@@ -14,7 +14,7 @@ from jax_ddpm.commands.sample import draw, how_drawn
 from jax_ddpm.config import FILE_NAME, default_config, read_config
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.feature_reports import open_images, prepare
+from jax_ddpm.feature_reports import images_at, open_images, prepare
 from jax_ddpm.features import as_source
 from jax_ddpm.files import place, write_whole
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training
@@ -24,6 +24,7 @@ from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 
 STAND_ALONE = ("fid", "is", "kid", "precision_recall")  # of --samples, where no metrics are named
+COMPARED = ("reference", "reference_images", "classifier", "inception_sha256")  # of a figure of samples: with what, by what
 UNKNOWN = ("weights", "sampler", "evaluations", "seed")  # of samples that come without a word of how they were drawn
 
 
@@ -73,7 +74,9 @@ def evaluate_samples(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Seq
     """Metrics of `sample.count` images, drawn into workdir/samples/ as --mode sample draws them, into workdir/evaluation/."""
     by_features = [name for name in metrics if name in experiment.FEATURE_METRICS]
     reports = {name: SAMPLE_REPORTS[name](config, mesh, workdir) for name in metrics if name in SAMPLE_REPORTS}
-    judge = prepare(config, mesh, by_features) if by_features else None  # what cannot be judged is told first
+    judge = (
+        prepare(config, mesh, by_features, config.sample.count) if by_features else None
+    )  # what cannot be judged is told first
     drawn = draw(config, workdir)
     directory = workdir / "evaluation" / f"samples_{len(drawn.images)}_{drawn.grid.parent.name}"
     found = [{"metric": name, **report((drawn.images, drawn.labels), directory)} for name, report in reports.items()]
@@ -86,12 +89,13 @@ def evaluate_samples(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Seq
 def evaluate_file(config: ConfigDict, workdir: Path, mesh: Mesh) -> Path:
     """Metrics of the images of `eval.samples`, into a folder beside them, which it returns.
 
-    How they were drawn is told by the samples.json beside them, which `--mode sample` writes; of others it is not known.
+    How they were drawn is told by the samples.json beside them, which `--mode sample` writes; of others it is not known. Of the
+    folder that it writes its samples.npz is judged.
 
     Raises:
       InvalidInput: there is nothing to compare them with, or a metric is of a run's own samples.
     """
-    file = place(config.eval.samples)
+    file = images_at(config.eval.samples)
     if not (config.eval.reference or (workdir / FILE_NAME).is_file()):
         raise InvalidInput(f"--samples={file}: say what to compare them with, --reference=FILE.npz, a folder or a data set")
     samples = open_images(config.eval.samples, config)
@@ -105,8 +109,8 @@ def evaluate_file(config: ConfigDict, workdir: Path, mesh: Mesh) -> Path:
         )
     described = file.with_suffix(".json")
     how = json.loads(described.read_text()) if described.is_file() else dict.fromkeys(UNKNOWN, "not known")
-    directory = file.parent / f"{file.stem}_evaluation"
-    for found in prepare(config, mesh, names).report(samples):
+    directory = file.parent / f"{file.name}_evaluation"  # its whole name, for a.npz and a folder a may lie side by side
+    for found in prepare(config, mesh, names, len(samples)).report(samples):
         _note(directory / "evaluation.json", {**found, **how, "samples": len(samples), "file": str(file)})
     print(f"written: {directory}", flush=True)
     return directory
@@ -133,8 +137,22 @@ def _folder_name(config: ConfigDict, step: int) -> str:
     return "_".join(parts + ([] if chosen.clip else ["unclipped"]))
 
 
+def _comparison(result: dict[str, Any]) -> str:
+    """What a figure of samples is by: "against digits, test, 100 images, by CLASSIFIER"."""
+    against = [f"against {result['reference']}", f"{result['reference_images']} images"] if "reference" in result else []
+    judge = result.get("classifier") or result.get("inception_sha256", "")[:8]
+    return ", ".join([*against, f"by {judge}"])
+
+
 def _note(path: Path, result: dict[str, Any]) -> None:
-    """Adds a result to evaluation.json, in place of what was found of this metric before."""
+    """Adds a result to evaluation.json, in place of what was found before of this metric by the same comparison.
+
+    The first has the metric's name. One that compares with other images, or by another network, says so in its key and title.
+    """
     found = json.loads(path.read_text()) if path.is_file() else {}
-    text = json.dumps(found | {result["metric"]: result}, indent=2, allow_nan=False) + "\n"
+    key = result["metric"]
+    if any(found.get(key, result).get(name) != result.get(name) for name in COMPARED):
+        said = _comparison(result)
+        key, result = f"{key} {said}", result | ({"title": f"{result['title']} {said}"} if "title" in result else {})
+    text = json.dumps(found | {key: result}, indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda path: path.write_text(text))

@@ -4,8 +4,10 @@ import hashlib
 import tempfile
 import urllib.request
 from pathlib import Path
+from typing import IO, Any
 from urllib.error import URLError
 
+from jax_ddpm import files
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.runtime import cache_home
 
@@ -16,8 +18,8 @@ def published(place: str, sha256: str) -> tuple[Path, str]:
     """Where a file lies on this machine, and its digest.
 
     Args:
-      place: a path, or an address that begins with https://, http:// or file://. What lies there is got once, into
-        ~/.cache/jax_ddpm.
+      place: a path, or an address that begins with https://, http:// or file://, or with gs:// or s3://, of object storage.
+        What lies there is got once, into ~/.cache/jax_ddpm.
       sha256: what its digest must be, in hexadecimal; "": anything, for a file that has a path.
     Raises:
       InvalidInput: there is no such file, it is not to be had, or it is another one.
@@ -42,13 +44,20 @@ def _get(address: str, sha256: str, kept: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent) as directory:
         partial = Path(directory) / "partial"
         try:
-            with urllib.request.urlopen(address) as source, partial.open("wb") as file:
+            with _opened(address) as source, partial.open("wb") as file:
                 while piece := source.read(_PIECE):
                     file.write(piece)
         except (OSError, URLError, ValueError) as error:
             raise InvalidInput(f"{address} is not to be had: {error}. Get it by other means and name its path") from error
         _checked(partial, sha256, f"what {address} gives")
         partial.replace(kept)
+
+
+def _opened(address: str) -> IO[Any]:
+    if address.partition("://")[0] in files.CLIENTS:
+        return files.place(address).open("rb")
+    opened: IO[Any] = urllib.request.urlopen(address)
+    return opened
 
 
 def _checked(path: Path, sha256: str, what: str) -> str:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_ddpm import experiment, feature_reports
-from jax_ddpm.commands import evaluate
+from jax_ddpm import experiment, feature_reports, features
+from jax_ddpm.commands import evaluate, sample
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
@@ -45,7 +45,7 @@ def judged(samples, metrics, **settings):
     config = default_config()
     config.eval.update(samples=str(samples), metrics=metrics, **settings)
     evaluate.main(config, samples.parent / "no run")
-    return json.loads((samples.parent / "samples_evaluation/evaluation.json").read_text())
+    return json.loads((samples.parent / "samples.npz_evaluation/evaluation.json").read_text())
 
 
 def of_classifier(trained_classifier, data):
@@ -88,7 +88,15 @@ def test_a_file_is_judged_by_a_classifier_and_every_figure_is_what_its_definitio
     assert "classifier Fréchet distance: " in printed
     assert "of 60 samples against 80 images of digits, train" in printed
 
-    again = judged(samples, ("fid",), **settings, reference=str(statistics))["classifier_frechet_distance"]
+    for name in ("classifier_frechet_distance", "classifier_score"):
+        assert found[name]["parts_drawn_by"] == 0
+
+    beside = judged(samples, ("fid",), **settings, reference=str(statistics))
+    assert beside["classifier_frechet_distance"] == found["classifier_frechet_distance"]  # which it does not take the place of
+    said = f"against {statistics}, 80 images, by {trained_classifier}"
+    again = beside[f"classifier_frechet_distance {said}"]
+    assert again["title"] == f"classifier Fréchet distance {said}"
+    assert judged(samples, ("fid",), **settings, reference=str(statistics)) == beside
     assert again["distance"] == pytest.approx(found["classifier_frechet_distance"]["distance"], rel=1e-6, abs=1e-9)
     assert (again["reference"], again["reference_images"]) == (str(statistics), 80)
     with pytest.raises(InvalidInput, match=r"statistics\.npz holds no images, and kid cannot be had of what it holds"):
@@ -114,7 +122,7 @@ def test_a_run_is_judged_by_what_it_draws_and_every_figure_says_how_that_was_dra
     config = default_config()
     config.eval.update(samples=str(drawn), reference="digits", metrics=("fid",), **settings)
     evaluate.main(config, trained / "no run")  # which finds the samples.json that lies beside them
-    alone = json.loads((drawn.parent / "samples_evaluation/evaluation.json").read_text())["classifier_frechet_distance"]
+    alone = json.loads((drawn.parent / "samples.npz_evaluation/evaluation.json").read_text())["classifier_frechet_distance"]
     assert {name: alone[name] for name in found["classifier_frechet_distance"]} == found["classifier_frechet_distance"]
     assert alone["file"] == str(drawn)
 
@@ -144,7 +152,8 @@ def test_a_file_is_judged_by_the_inception_network(samples, tmp_path):
     assert found["fid_pytorch"]["distance"] > 0
     assert found["fid_pytorch"]["standard_error"] > 0
     assert found["is_pytorch"]["score"] >= 1
-    assert (same["precision_recall_pytorch"]["precision"], same["precision_recall_pytorch"]["recall"]) == (1, 1)
+    of_itself = same[f"precision_recall_pytorch against {samples}, 24 images, by {published(str(path), '')[1][:8]}"]
+    assert (of_itself["precision"], of_itself["recall"]) == (1, 1)
 
 
 @contextlib.contextmanager
@@ -213,6 +222,10 @@ def test_statistics_of_other_features_are_not_compared(samples, trained_classifi
         judged(samples, ("fid",), **settings, reference=str(tmp_path / "b.npz"))
 
 
+def test_what_makes_features_is_checked_under_the_names_by_which_it_is_made():
+    assert features.EXTRACTORS.keys() == experiment.FEATURES.keys()
+
+
 def test_every_metric_of_features_has_what_works_it_out():
     assert {*feature_reports.STREAMED, *feature_reports.OF_ALL} == set(experiment.FEATURE_METRICS)
 
@@ -231,9 +244,70 @@ def test_samples_that_cannot_be_read_are_not_left_out_in_silence(trained_classif
     config = read_config(trained_classifier)
     config.data.on_damaged = "skip"
     config.eval.update(features="classifier", classifier=str(trained_classifier))
-    judge = feature_reports.prepare(config, make_mesh(), ("is",))
+    judge = feature_reports.prepare(config, make_mesh(), ("is",), 6)
     with pytest.raises(InvalidInput, match="1 of the 6 samples cannot be read"):
         judge.report(feature_reports.open_images(str(tmp_path / "drawn"), config))
+
+
+def test_a_folder_of_samples_is_its_archive_and_not_its_pictures(trained_classifier, tmp_path):
+    drawn, folder = images(digits("test"), 40), tmp_path / "step_0000006_seed_0"
+    sample.write(folder, drawn, np.zeros(40, int), columns=8)
+    (folder / "samples.json").write_text(json.dumps({"checkpoint": 6, "weights": "ema", "seed": 3}))
+    config = default_config()
+    settings = {"features": "classifier", "classifier": str(trained_classifier)}
+    config.eval.update(samples=str(folder), reference="digits", metrics=("is",), **settings)
+    written = evaluate.evaluate_file(config, tmp_path / "no run", make_mesh())
+    assert written == folder / "samples.npz_evaluation"
+    found = json.loads((written / "evaluation.json").read_text())["classifier_score"]
+    assert (found["samples"], found["checkpoint"], found["seed"]) == (40, 6, 3)
+    source = feature_reports.open_images(str(folder), config)
+    np.testing.assert_array_equal(np.stack([source[index]["image"] for index in range(len(source))]), drawn)
+
+    (folder / "samples.npz").unlink()
+    with pytest.raises(InvalidInput, match=r"written by --mode sample, and has no samples\.npz any more"):
+        feature_reports.open_images(str(folder), config)
+
+
+def test_a_file_and_a_folder_that_are_called_alike_are_judged_apart(samples, trained_classifier, tmp_path):
+    for number, image in enumerate(images(digits("test"), 6)):
+        save_png(tmp_path / f"samples/{number}.png", image)
+    config = default_config()
+    settings = {"features": "classifier", "classifier": str(trained_classifier), "reference": "digits", "metrics": ("is",)}
+    folders = []
+    for each in (samples, tmp_path / "samples"):
+        config.eval.update(samples=str(each), **settings)
+        folders.append(evaluate.evaluate_file(config, tmp_path / "no run", make_mesh()))
+    counts = [json.loads((each / "evaluation.json").read_text())["classifier_score"]["samples"] for each in folders]
+    assert counts == [60, 6]
+
+
+@pytest.mark.parametrize(
+    ("metric", "count", "shown", "message"),
+    [
+        ("kid", 19, {}, "eval.metrics=kid of 19 samples: expected 20 or more"),
+        ("kid", 20, {"reference_count": 19}, "eval.metrics=kid of 19 images of digits: expected 20 or more"),
+        ("precision_recall", 3, {}, "eval.metrics=precision_recall of 3 samples: expected 4 or more"),
+    ],
+)
+def test_too_few_samples_are_told_before_any_are_drawn(trained, trained_classifier, monkeypatch, metric, count, shown, message):
+    monkeypatch.setattr(evaluate, "draw", lambda *_: pytest.fail("something was drawn"))
+    config = read_config(trained)
+    config.eval.update(metrics=(metric,), features="classifier", classifier=str(trained_classifier), **shown)
+    config.sample.count = count
+    with pytest.raises(InvalidInput, match=message):
+        evaluate.main(config, trained)
+
+
+def test_the_fewest_samples_are_those_that_a_metric_takes():
+    """What is told first is what the metric itself would say."""
+    for name, work_out in feature_reports.OF_ALL.items():
+        samples, real = (np.random.default_rng(0).normal(size=(fewest, 3)) for fewest in feature_reports.FEWEST[name])
+        work_out(samples, real, 0)
+        with pytest.raises(InvalidInput, match=f"expected {len(real)} or more"):
+            work_out(samples, real[1:], 0)
+        if len(samples) > 1:
+            with pytest.raises(InvalidInput, match=f"expected {len(samples)} or more"):
+                work_out(samples[1:], real, 0)
 
 
 def test_the_command_line_needs_no_run(samples, trained_classifier):
@@ -244,5 +318,5 @@ def test_the_command_line_needs_no_run(samples, trained_classifier):
     )
     assert done.returncode == 0, done.stderr
     assert "classifier kernel distance: " in done.stdout
-    found = json.loads((samples.parent / "samples_evaluation/evaluation.json").read_text())
+    found = json.loads((samples.parent / "samples.npz_evaluation/evaluation.json").read_text())
     assert found.keys() == {"classifier_frechet_distance", "classifier_score", "classifier_kernel_distance"}

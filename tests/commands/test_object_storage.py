@@ -1,6 +1,7 @@
 """A run whose workdir is on object storage is the run on a local disk: to the bit, and whatever happens to it there."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,12 @@ import pytest
 from PIL import Image
 
 from jax_ddpm.commands import evaluate, export_weights, sample, train
-from jax_ddpm.config import read_config
+from jax_ddpm.config import default_config, read_config
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import place, remove
+from jax_ddpm.feature_reports import open_images
+from jax_ddpm.features import some
+from jax_ddpm.files import place, remove, write_npz
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.logging import read_metrics
 from jax_ddpm.training.sharding import make_mesh
@@ -73,6 +77,29 @@ def test_samples_are_drawn_judged_and_exported_there(run, trained, storage):
         train.main(make_tiny_config(), place(config.export_weights.out))
     remove(place(config.export_weights.out))
     assert find(place(config.export_weights.out)) == []
+
+
+def test_samples_and_what_they_are_compared_with_may_lie_there(storage, trained_classifier, tmp_path):
+    chosen = some(digits("test"), 24)
+    drawn = np.stack([chosen[index]["image"] for index in range(24)])
+    write_npz(place(f"{storage[1]}/drawn/samples.npz"), arr_0=drawn)
+    write_npz(tmp_path / "samples.npz", arr_0=drawn)
+    found = []
+    for where in (f"{storage[1]}/drawn", str(tmp_path / "samples.npz")):
+        statistics = f"{where.removesuffix('/samples.npz')}/statistics.npz"
+        for reference in (f"{where.removesuffix('/samples.npz')}/samples.npz", statistics):
+            config = default_config()
+            config.eval.update(samples=where, reference=reference, metrics=("fid",), save_reference=statistics)
+            config.eval.update(features="classifier", classifier=str(trained_classifier))
+            folder = evaluate.evaluate_file(config, tmp_path / "no run", make_mesh())
+        found.append(json.loads((folder / "evaluation.json").read_text()))
+    for there, here in zip(*(list(each.values()) for each in found), strict=True):
+        assert there["distance"] == pytest.approx(here["distance"], abs=1e-9)
+        assert there["reference"].startswith(storage[1])
+
+    for name, message in (("nowhere.npz", "no file at"), ("drawings", "of object storage an .npz or .npy file is read")):
+        with pytest.raises(InvalidInput, match=message):
+            open_images(f"{storage[1]}/{name}", config)
 
 
 def test_a_checkpoint_cut_short_is_ignored(run, trained):

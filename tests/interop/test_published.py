@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from jax_ddpm import files
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.interop.published import published
 
@@ -26,6 +27,17 @@ def test_what_has_an_address_is_got_once(address, tmp_path, capsys):
     assert published(address, DIGEST.upper().lower()) == (kept, digest)
     assert capsys.readouterr().out.count("getting") == 1
     assert list(kept.parent.iterdir()) == [kept]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
+def test_what_lies_in_a_bucket_is_got_once(storage, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = f"{storage[1]}/weights.pth"
+    files.place(address).write_bytes(b"weights")
+    kept, digest = published(address, DIGEST)
+    assert (kept.read_bytes(), digest, kept.parent) == (b"weights", DIGEST, tmp_path / "cache/jax_ddpm")
+    with pytest.raises(InvalidInput, match=r"nowhere\.pth is not to be had: .* Get it by other means and name its path"):
+        published(f"{storage[1]}/nowhere.pth", DIGEST)
 
 
 def test_another_file_is_not_kept(address, tmp_path):
