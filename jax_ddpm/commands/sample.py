@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from jax_ddpm.config import to_dict
 from jax_ddpm.experiment import chosen_labels, make_sampler
+from jax_ddpm.feature_reports import ARCHIVE, HOW_DRAWN
 from jax_ddpm.files import remove, write_npz, write_whole
 from jax_ddpm.generation import folder_name, grid_columns, make_generator
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 
-FILE_NAME = "samples.json"
+MOST_PICTURES = 1024  # a grid of more cannot be looked at, and programs refuse to open one of 50,000; the archive has all
 
 
 class Drawn(NamedTuple):
@@ -37,9 +38,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
 def draw(config: ConfigDict, workdir: Path) -> Drawn:
     """Draws `sample.count` images from the averaged parameters of the newest checkpoint, and writes them.
 
-    Into workdir/samples/step_…_seed_…/: grid.png, each image as a PNG of its true size, and samples.npz with the images
-    [N, H, W, C] uint8 as arr_0 and the labels [N] as arr_1 (the names that guided-diffusion's evaluator reads), and
-    samples.json, which says how they were drawn.
+    Into workdir/samples/step_…_seed_…/: samples.npz with the images [N, H, W, C] uint8 as arr_0 and the labels [N] as arr_1
+    (the names that guided-diffusion's evaluator reads), samples.json, which says how they were drawn, and of the first
+    MOST_PICTURES of them grid.png and each as a PNG of its true size.
     """
     mesh = make_mesh()
     params, step = open_run(config, workdir, mesh)
@@ -56,9 +57,10 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
             bar.update(len(batch))
     images = np.concatenate(batches)
     directory = workdir / "samples" / folder_name(config, step, config.sample.seed)
-    drawn = Drawn(images, labels, write(directory, images, labels, grid_columns(config, len(labels))), step)
+    columns = grid_columns(config, min(len(labels), MOST_PICTURES))
+    drawn = Drawn(images, labels, write(directory, images, labels, columns), step)
     text = json.dumps(how_drawn(config, drawn), indent=2) + "\n"
-    write_whole(directory / FILE_NAME, lambda path: path.write_text(text))
+    write_whole(directory / HOW_DRAWN, lambda path: path.write_text(text))
     return drawn
 
 
@@ -73,9 +75,15 @@ def how_drawn(config: ConfigDict, drawn: Drawn) -> dict[str, Any]:
 
 
 def write(directory: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:
-    """Writes images [N, H, W, C] uint8 as a grid, one by one, and as an .npz, in place of what was there; returns the grid."""
+    """Writes images [N, H, W, C] uint8 as an .npz, in place of what was there, and as a grid, which it returns, and one by one.
+
+    The grid and the single pictures are of the first MOST_PICTURES alone; what they leave out is said.
+    """
     remove(directory)
-    for number, image in enumerate(images):
+    shown = images[:MOST_PICTURES]
+    for number, image in enumerate(shown):
         save_png(directory / f"{number:05d}.png", image)
-    write_npz(directory / "samples.npz", arr_0=images, arr_1=labels)
-    return save_png(directory / "grid.png", grid(images, columns), image_size=images.shape[1])
+    write_npz(directory / ARCHIVE, arr_0=images, arr_1=labels)
+    if len(shown) < len(images):
+        print(f"pictures are of the first {len(shown):,} images; all {len(images):,} are in {directory / ARCHIVE}", flush=True)
+    return save_png(directory / "grid.png", grid(shown, columns), image_size=images.shape[1])

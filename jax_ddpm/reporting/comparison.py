@@ -1,9 +1,10 @@
 """Several runs side by side: which sections the page has."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jax_ddpm.reporting.curves import Axis, Series, lines, number
-from jax_ddpm.reporting.embedded import embed, read_picture
+from jax_ddpm.reporting.embedded import embed, is_too_large, left_out, read_picture
 from jax_ddpm.reporting.judged_sections import EVALUATE, evaluation_charts, terms_charts
 from jax_ddpm.reporting.parts import Chart, Hint, Image, Section, Table
 from jax_ddpm.reporting.telling import by_training, command, findings, flat, sampler_of, written
@@ -77,19 +78,22 @@ def terms(runs: Sequence[Run]) -> Section:
 def last_samples(runs: Sequence[Run]) -> Section:
     """The last grid of each, of those that training drew."""
     hints = [by_training(run, f"{run.name} has drawn none.") for run in runs if not (run.drawings or run.samples)]
-    return Section("samples", "The last samples", images=[each for run in runs for each in _last(run)], hints=hints)
+    last = [(run, *_last(run)) for run in runs if run.drawings or run.samples]
+    hints += left_out([path for _, path, _ in last])
+    images = [_shown(*each) for each in last if not is_too_large(each[1])]
+    return Section("samples", "The last samples", images=images, hints=hints)
 
 
-def _last(run: Run) -> list[Image]:
-    """The grid that training drew last, or else one that --mode sample drew."""
+def _last(run: Run) -> tuple[Path, str]:
+    """The grid that training drew last, or else one that --mode sample drew; and how."""
     if run.drawings:
-        path, how = run.drawings[-1].path, f"after {number(run.drawings[-1].step)} training steps"
-    elif run.samples:
-        path, how = run.samples[-1].grid, f"by {sampler_of(run.samples[-1])}"
-    else:
-        return []
+        return run.drawings[-1].path, f"after {number(run.drawings[-1].step)} training steps"
+    return run.samples[-1].grid, f"by {sampler_of(run.samples[-1])}"
+
+
+def _shown(run: Run, path: Path, how: str) -> Image:
     told = f"Samples of {run.name} {how}"
-    return [embed(read_picture(path), told, image_size=run.config.data.image_size, caption=told)]
+    return embed(read_picture(path), told, image_size=run.config.data.image_size, caption=told)
 
 
 def evaluations(runs: Sequence[Run]) -> Section:

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 from PIL import Image as Pillow
 
 from jax_ddpm.pictures import SHOWN_SIZE, grid
-from jax_ddpm.reporting.parts import Animation, Image
+from jax_ddpm.reporting.parts import Animation, Hint, Image
 
 SECONDS_A_STATE = 0.25
 SECONDS_OF_THE_LAST = 2.0
+MOST_PIXELS = 2**25  # of a picture in a page: more make it tens of megabytes, and of far more Pillow takes none
+_PNG_BEGINS = struct.Struct(">16xII")  # what a PNG file is known by, the name of its first part, its width and its height
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -22,6 +25,18 @@ def read_picture(path: Path) -> np.ndarray:
     with Pillow.open(io.BytesIO(path.read_bytes())) as picture:
         pixels = np.asarray(picture)
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def is_too_large(path: Path) -> bool:
+    """Whether a PNG file has more pixels than a page takes: the pictures of earlier versions had all samples, be it 50,000."""
+    with path.open("rb") as file:
+        width, height = _PNG_BEGINS.unpack(file.read(_PNG_BEGINS.size).ljust(_PNG_BEGINS.size, b"\0"))
+    return bool(width * height > MOST_PIXELS)
+
+
+def left_out(paths: Sequence[Path]) -> list[Hint]:
+    """What a page says in place of those pictures that are too large for it."""
+    return [Hint(f"{path} has too many pixels for a page, and is left out.") for path in paths if is_too_large(path)]
 
 
 def scale_of(image_size: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from jax_ddpm.experiment import is_classifier
 from jax_ddpm.figures import Figure, with_error
 from jax_ddpm.reporting.curves import Axis, Bar, Series, error_bars, lines, number
-from jax_ddpm.reporting.embedded import embed, read_picture
+from jax_ddpm.reporting.embedded import embed, is_too_large, left_out, read_picture
 from jax_ddpm.reporting.parts import Chart, Hint, Image, Section, Table
 from jax_ddpm.reporting.telling import Finding, called, command, draws_nothing, findings, sampler_of
 from jax_ddpm.reporting.trained_sections import POINTS, ROWS, of_them
@@ -75,7 +75,8 @@ def samplers(run: Run) -> Section:
     if any(not each.how for each in run.samples):
         hints.append(Hint("Where it says “not recorded”, an earlier version drew; drawn again it is told.", example))
     run = run._replace(samples=tuple(sorted(run.samples, key=lambda each: -each.how.get("evaluations", 0))))
-    images = [_grid(run, each) for each in run.samples]
+    hints += left_out([each.grid for each in run.samples])
+    images = [_grid(run, each) for each in run.samples if not is_too_large(each.grid)]
     tables = [_samplers_table(run)] if run.samples else []
     return Section(name, title, images=images, tables=tables, hints=hints)
 
@@ -112,11 +113,13 @@ def nearest(run: Run) -> Section:
     name, title = "nearest", "Nearest neighbours"
     if why := draws_nothing(run):
         return Section(name, title, text=[why])
-    images = [_pairs(run, each.name, each.metrics, each.nearest) for each in run.evaluations if each.nearest]
-    if not images:
+    there = [(each.name, each.metrics, each.nearest) for each in run.evaluations if each.nearest]
+    if not there:
         missing = "Samples have not been compared with the training images."
         return Section(name, title, hints=[Hint(missing, command(run, *EVALUATE, "--config.eval.metrics=nearest"))])
-    return Section(name, title, text=["Each sample, and to its right the training image nearest to it."], images=images)
+    images = [_pairs(run, *each) for each in there if not is_too_large(each[2])]
+    text, hints = ["Each sample, and to its right the training image nearest to it."], left_out([each[2] for each in there])
+    return Section(name, title, text=text, images=images, hints=hints)
 
 
 def _pairs(run: Run, name: str, metrics: dict[str, dict[str, Any]], path: Path) -> Image:

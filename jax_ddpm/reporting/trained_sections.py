@@ -9,7 +9,7 @@ from jax_ddpm.experiment import is_classifier, make_sampler
 from jax_ddpm.figures import with_error
 from jax_ddpm.generation import frame_steps
 from jax_ddpm.reporting.curves import Axis, Series, lines, number
-from jax_ddpm.reporting.embedded import animate, embed, read_picture, scale_of, states_of
+from jax_ddpm.reporting.embedded import animate, embed, is_too_large, left_out, read_picture, scale_of, states_of
 from jax_ddpm.reporting.parts import Chart, Image, Section, Slider, Table
 from jax_ddpm.reporting.telling import by_training, draws_nothing, findings
 from jax_ddpm.reporting.workdirs import Run, spread_out
@@ -99,7 +99,10 @@ def drawings(run: Run) -> Section:
         return Section(name, title, text=[draws_nothing(run)])
     if not run.drawings:
         return Section(name, title, hints=[by_training(run, "None have been drawn yet; training draws them on its way.")])
-    shown = spread_out(run.drawings, PICTURES)
+    chosen = spread_out(run.drawings, PICTURES)
+    shown, hints = [each for each in chosen if not is_too_large(each.path)], left_out([each.path for each in chosen])
+    if not shown:
+        return Section(name, title, hints=hints[-1:])
     size, steps = run.config.data.image_size, run.config.train.steps
     images = [
         embed(read_picture(each.path), f"Samples after {number(each.step)} of {number(steps)} training steps", image_size=size)
@@ -108,7 +111,7 @@ def drawings(run: Run) -> Section:
     caption = f"Samples by the averaged weights, with the same noise each time{of_pictures(len(run.drawings))}"
     values = [f"step {number(each.step)}" for each in shown]
     slider = Slider("training", "Training step", values, images, caption, len(images) - 1)
-    return Section(name, title, sliders=[slider])
+    return Section(name, title, sliders=[slider], hints=hints)
 
 
 def of_pictures(count: int) -> str:
@@ -125,6 +128,8 @@ def chain(run: Run) -> Section:
         missing = "No chain has been kept yet; training keeps one with each of its grids of samples."
         return Section(name, title, hints=[by_training(run, missing)])
     newest, size = run.chains[-1], run.config.data.image_size
+    if is_too_large(newest.path):
+        return Section(name, title, hints=left_out([newest.path]))
     states = states_of(read_picture(newest.path), size)
     values = names_of_states(run, len(states))
     chains = f"chains of the weights of step {number(newest.step)}"

@@ -74,6 +74,18 @@ def test_fewer_images_leave_none_of_the_earlier_ones(trained):
     ]
 
 
+def test_pictures_are_of_the_first_and_the_archive_has_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "MOST_PICTURES", 4)
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+    path = sample.write(tmp_path / "drawn", images, np.arange(7), columns=2)
+    names = sorted(each.name for each in path.parent.iterdir())
+    assert names == ["00000.png", "00001.png", "00002.png", "00003.png", "grid.png", "samples.npz"]
+    with Image.open(path) as picture:
+        assert picture.size == (19 * 8, 19 * 8)  # two by two, each pixel a square of eight
+    np.testing.assert_array_equal(np.load(path.parent / "samples.npz")["arr_0"], images)
+    assert "pictures are of the first 4 images; all 7 are in" in capsys.readouterr().out
+
+
 def test_how_they_were_drawn_is_noted_beside_them(trained):
     config = read_config(trained)
     config.sampler.update(name="ddim", steps=4)

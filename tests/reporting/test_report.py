@@ -17,6 +17,8 @@ from jax_ddpm.commands import report as command
 from jax_ddpm.config import read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.pictures import grid
+from jax_ddpm.reporting import embedded
+from jax_ddpm.reporting.comparison import compare
 from jax_ddpm.reporting.page import render
 from jax_ddpm.reporting.report import report
 from jax_ddpm.reporting.telling import drawn_by
@@ -117,6 +119,24 @@ def test_each_sampler_is_shown_with_what_was_found_of_its_samples(workdir):
     assert "20 samples by ddim, steps 4, 4 evaluations each, seed 0" in captions
     memorised = "1 of 20 memorised, median distance 24.5 grey levels, that of held-out images 30.2"
     assert f"20 samples by ancestral, step 300, seed 0: {memorised}" in captions
+
+
+def test_a_picture_that_no_page_can_hold_is_told_and_left_out(workdir):
+    folder = workdir / "samples/step_0000300_seed_0"
+    Image.new("1", (14_786, 14_786)).save(folder / "grid.png")  # as large as that of 50,000 images of 32×32
+    page = page_of(workdir)
+    assert f"{folder / 'grid.png'} has too many pixels for a page, and is left out." in " ".join(page.of("p"))
+    shown = [each["alt"] for each in page.attributes("img")]
+    assert any(each.startswith("20 samples by ddim") for each in shown)
+    assert not any(each.startswith("20 samples by ancestral") for each in shown)
+
+
+def test_pictures_too_large_are_told_wherever_they_would_be_shown(workdir, monkeypatch):
+    monkeypatch.setattr(embedded, "MOST_PIXELS", 1)
+    assert page_of(workdir).attributes("img") == []
+    sections = compare([read_run(workdir)])
+    assert not any(section.images for section in sections)
+    assert any("too many pixels" in hint.text for section in sections for hint in section.hints)
 
 
 def test_a_sampler_is_called_by_what_was_chosen_of_it():
