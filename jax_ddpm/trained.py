@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jax_ddpm.checks import check
 from jax_ddpm.config import changes, check_unchanged, read_config
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.experiment import init_params, make_network, make_schedule
+from jax_ddpm.experiment import init_params, is_classifier, make_network, make_schedule
 from jax_ddpm.files import place
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.step_program import new_state
@@ -104,3 +104,10 @@ def open_classifier(config: ConfigDict, setting: str, mesh: Mesh, *, same_noise:
         if own != theirs:
             raise InvalidInput(f"{setting}={workdir} was trained with {alike}={theirs!r}: expected {own!r}, as here")
     return Classifier(settings, network, open_run(settings, workdir, mesh).params)
+
+
+def mode_of_use(config: ConfigDict) -> str:
+    """The flags of a command that such a network is of use to: not every one draws images from noise alone."""
+    if is_classifier(config):
+        return "--mode evaluate --config.eval.metrics=accuracy"
+    return "--mode edit --task enlarge" if config.model.low_res_size else "--mode sample"

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from jax_ddpm.artifact import PROGRAM, export_sampler, write_artifact
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.experiment import DTYPES, is_classifier, make_network, make_schedule
+from jax_ddpm.experiment import DTYPES, make_network, make_schedule
 from jax_ddpm.files import place, write_whole
 from jax_ddpm.generation import open_guide
 from jax_ddpm.interop.diffusers import to_diffusers
@@ -22,7 +22,7 @@ from jax_ddpm.interop.diffusers_config import scheduler_config, unet_config
 from jax_ddpm.interop.find import CONFIG, SCHEDULER, WEIGHTS
 from jax_ddpm.model_card import Use, found_by_evaluation, model_card, origin, write_model_card
 from jax_ddpm.models.unet import UNet
-from jax_ddpm.trained import open_run
+from jax_ddpm.trained import mode_of_use, open_run
 from jax_ddpm.training.sharding import make_mesh
 from jax_ddpm.training.weights import FILE_NAME, Weights, write_weights
 
@@ -64,20 +64,13 @@ def main(config: ConfigDict, workdir: Path) -> None:
         raise InvalidInput(f"{out} holds a run, whose checkpoints come before a file of weights: name another folder by --out")
     weights = open_run(config, workdir, make_mesh(), average=config.export_weights.average)
     path, size = form.write(config, weights, out), sum(leaf.size for leaf in jax.tree.leaves(weights.params))
-    average, mode = config.export_weights.average, _mode(config)
+    average, mode = config.export_weights.average, mode_of_use(config)
     found = found_by_evaluation(workdir, weights.step) if average else {}
     use = Use(form.library, form.language, form.use.format(folder=out.name, mode=mode))
     card = write_model_card(out, model_card(config, out.name, weights.step, size, use, found, average=average))
     print(f"{size:,} parameters of step {weights.step} as {stored}, {len(path.read_bytes()) / 1e6:.2f} MB: {path}")
     print(f"what they are: {card}")
     print(f"they open with:\n{form.use.format(folder=out, mode=mode)}")
-
-
-def _mode(config: ConfigDict) -> str:
-    """The flags of a command that such a network is of use to: not every one draws images from noise alone."""
-    if is_classifier(config):
-        return "--mode evaluate --config.eval.metrics=accuracy"
-    return "--mode edit --task enlarge" if config.model.low_res_size else "--mode sample"
 
 
 def _as_run(config: ConfigDict, weights: Weights, out: Path) -> Path:

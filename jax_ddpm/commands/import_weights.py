@@ -15,6 +15,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import init_params
 from jax_ddpm.interop.find import find_network
 from jax_ddpm.interop.names import Settings
+from jax_ddpm.trained import mode_of_use
 from jax_ddpm.training.weights import FILE_NAME, write_weights
 
 
@@ -45,7 +46,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     path = write_weights(workdir / FILE_NAME, params, step=0)
     write_config(settings, workdir)
     print(f"{found.format}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters: {path}")
-    print(f"it opens with: python run.py --mode sample --workdir {workdir}")
+    print(f"it opens with: python run.py {mode_of_use(settings)} --workdir {workdir}")
 
 
 def settings_of(config: ConfigDict, found: Settings, given: Mapping[str, Any]) -> ConfigDict:
