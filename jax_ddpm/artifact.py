@@ -6,7 +6,6 @@ What `jax.export` writes is kept beside a description of it in JSON. Whoever ope
     images = sampler.call(seed, batch, labels)
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.config import to_dict
 from jax_ddpm.experiment import image_shape, known_classes, make_sampler
-from jax_ddpm.files import write_whole
+from jax_ddpm.files import write_json, write_whole
 from jax_ddpm.generation import batch_key, make_draw
 from jax_ddpm.trained import Classifier
 from jax_ddpm.training.state import Params
@@ -85,6 +84,5 @@ def _described(config: ConfigDict, step: int, exported: export.Exported, average
 
 def write_artifact(folder: Path, artifact: Artifact) -> Path:
     """Writes program and description into a folder; returns where the program is."""
-    text = json.dumps(artifact.description, indent=2) + "\n"
-    write_whole(folder / DESCRIPTION, lambda path: path.write_text(text))
+    write_json(folder / DESCRIPTION, artifact.description)
     return write_whole(folder / PROGRAM, lambda path: path.write_bytes(artifact.program))

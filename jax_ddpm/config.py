@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jax_ddpm.errors import InvalidInput, did_you_mean
-from jax_ddpm.files import absolute, place, write_whole
+from jax_ddpm.files import absolute, place, write_json
 
 FILE_NAME = "config.json"
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
@@ -220,8 +220,7 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
 def write_config(config: ConfigDict, workdir: Path) -> None:
     """Keeps the settings in `workdir`, so that nothing has to be remembered to reopen the run."""
-    text = json.dumps(to_dict(config), indent=2) + "\n"
-    write_whole(workdir / FILE_NAME, lambda path: path.write_text(text))
+    write_json(workdir / FILE_NAME, to_dict(config))
 
 
 def read_config(workdir: Path) -> ConfigDict:

@@ -6,13 +6,14 @@ pathlib's that are called here. What the two do differently is in this file.
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import fsspec
 import jax
@@ -145,6 +146,16 @@ def move(directory: Path, target: Path) -> None:
         storage.rm(source, recursive=True)
     else:
         directory.rename(target)
+
+
+def write_json(path: Path, values: Any, *, allow_nan: bool = True) -> Path:
+    """Writes nested dicts and lists.
+
+    Args:
+      allow_nan: whether numbers that are not finite are written, which not every program reads; else they raise ValueError.
+    """
+    text = json.dumps(values, indent=2, allow_nan=allow_nan) + "\n"
+    return write_whole(path, lambda path: path.write_text(text))
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> Path:

@@ -16,13 +16,14 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.models import embeddings
 
 from jax_ddpm import experiment
-from jax_ddpm.commands import export_weights, import_weights
-from jax_ddpm.config import default_config, read_config
+from jax_ddpm.commands import export_weights
+from jax_ddpm.config import read_config
 from jax_ddpm.diffusion.sampling import sample
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 from parity.sides import _Float64
+from tests.commands.conftest import imported
 
 DDPM = {"norm_eps": 1e-6, "attention_head_dim": None, "downsample_padding": 0, "freq_shift": 1, "flip_sin_to_cos": False}
 
@@ -61,14 +62,6 @@ def theirs(layout) -> UNet2DModel:
         if parameter.ndim == 1:
             parameter.data = torch.randn_like(parameter) * 0.3 + ("norm" in name and name.endswith("weight"))
     return model.eval()
-
-
-def imported(source, workdir, **given):
-    config = default_config()
-    config.update_from_flattened_dict(given)
-    config.import_weights.update({"from": str(source), "given": tuple(given)})
-    import_weights.main(config, workdir)
-    return read_config(workdir)
 
 
 def ours(workdir):

@@ -1,6 +1,5 @@
 """--mode edit: change images by a trained run."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.edit_inputs import Given, as_arrays, read_given
 from jax_ddpm.editor import TASKS, Task, check_used, make_editor
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.files import remove, write_npz, write_whole
+from jax_ddpm.files import remove, write_json, write_npz
 from jax_ddpm.generation import folder_name, open_guide
 from jax_ddpm.pictures import save_png, table
 from jax_ddpm.trained import open_run
@@ -94,8 +93,7 @@ def _note(path: Path, config: ConfigDict, task: Task, found: dict[str, Any]) -> 
     """edit.json: how the results came about."""
     settings = {name: to_dict(config)[name] for name in ("edit", "sampler", "guidance")}
     data = {"name": config.data.name, "split": config.eval.split} if not config.edit.images else {}
-    text = json.dumps({**found, "evaluations": task.evaluations, **settings, "data": data}, indent=2) + "\n"
-    write_whole(path, lambda path: path.write_text(text))
+    write_json(path, {**found, "evaluations": task.evaluations, **settings, "data": data})
 
 
 def _show_states(config: ConfigDict, task: Task, given: Given, made: Given) -> np.ndarray:

@@ -16,7 +16,7 @@ from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.feature_reports import images_at, open_images, prepare
 from jax_ddpm.features import as_source
-from jax_ddpm.files import place, write_whole
+from jax_ddpm.files import place, write_json
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training
 from jax_ddpm.reports import REPORTS
 from jax_ddpm.sample_reports import SAMPLE_REPORTS
@@ -74,9 +74,8 @@ def evaluate_samples(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Seq
     """Metrics of `sample.count` images, drawn into workdir/samples/ as --mode sample draws them, into workdir/evaluation/."""
     by_features = [name for name in metrics if name in experiment.FEATURE_METRICS]
     reports = {name: SAMPLE_REPORTS[name](config, mesh, workdir) for name in metrics if name in SAMPLE_REPORTS}
-    judge = (
-        prepare(config, mesh, by_features, config.sample.count) if by_features else None
-    )  # what cannot be judged is told first
+    # What cannot be judged is told before anything is drawn.
+    judge = prepare(config, mesh, by_features, config.sample.count) if by_features else None
     drawn = draw(config, workdir)
     directory = workdir / "evaluation" / f"samples_{len(drawn.images)}_{drawn.grid.parent.name}"
     found = [{"metric": name, **report((drawn.images, drawn.labels), directory)} for name, report in reports.items()]
@@ -154,5 +153,4 @@ def _note(path: Path, result: dict[str, Any]) -> None:
     if any(found.get(key, result).get(name) != result.get(name) for name in COMPARED):
         said = _comparison(result)
         key, result = f"{key} {said}", result | ({"title": f"{result['title']} {said}"} if "title" in result else {})
-    text = json.dumps(found | {key: result}, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda path: path.write_text(text))
+    write_json(path, found | {key: result}, allow_nan=False)

@@ -1,10 +1,8 @@
 """--mode export_weights: the weights of a run, with its settings, in a folder of their own."""
 
-import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +13,7 @@ from jax_ddpm.artifact import PROGRAM, export_sampler, write_artifact
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.experiment import DTYPES, make_network, make_schedule
-from jax_ddpm.files import place, write_whole
+from jax_ddpm.files import place, write_json, write_whole
 from jax_ddpm.generation import open_guide
 from jax_ddpm.interop.diffusers import to_diffusers
 from jax_ddpm.interop.diffusers_config import scheduler_config, unet_config
@@ -92,12 +90,8 @@ def _as_diffusers(config: ConfigDict, weights: Weights, out: Path) -> Path:
     index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     files = {"model_index.json": index, f"unet/{CONFIG}": unet, f"scheduler/{SCHEDULER}": scheduler}
     for name, values in files.items():
-        write_whole(out / name, partial(_write_json, values))
+        write_json(out / name, values)
     return write_whole(out / "unet" / WEIGHTS[0], lambda path: path.write_bytes(content))
-
-
-def _write_json(values: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _as_program(config: ConfigDict, weights: Weights, out: Path) -> Path:

@@ -1,6 +1,5 @@
 """--mode plan: what training would take on devices that are not here, and whether it fits. The step is compiled, not run."""
 
-import json
 import math
 import sys
 import time
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from jax_ddpm.checks import check
 from jax_ddpm.commands.describe import describe_data
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import write_whole
+from jax_ddpm.files import write_json
 from jax_ddpm.step_program import abstract_state, compile_step, model_flops
 from jax_ddpm.training.chips import peak
 from jax_ddpm.training.programs import Program, by_kind, estimate, read_program
@@ -63,8 +62,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     }
     print("\n".join([aligned(rows), *notes(config, program, topology)]))
     planned = {"topology": topology.name, "batch_size": config.train.batch_size, "parameters": parameters}
-    text = json.dumps(planned | as_numbers(config, program, topology), indent=2, allow_nan=False) + "\n"
-    print(f"the same as numbers: {write_whole(workdir / FILE_NAME, lambda path: path.write_text(text))}", flush=True)
+    path = write_json(workdir / FILE_NAME, planned | as_numbers(config, program, topology), allow_nan=False)
+    print(f"the same as numbers: {path}", flush=True)
     if fits(program, topology) is False:
         sys.exit("does not fit")
 

@@ -1,6 +1,5 @@
 """--mode sample: draw images from a trained run."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from jax_ddpm.config import to_dict
 from jax_ddpm.experiment import chosen_labels, make_sampler
 from jax_ddpm.feature_reports import ARCHIVE, HOW_DRAWN
-from jax_ddpm.files import remove, write_npz, write_whole
+from jax_ddpm.files import remove, write_json, write_npz
 from jax_ddpm.generation import folder_name, grid_columns, make_generator
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_run
@@ -59,8 +58,7 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
     directory = workdir / "samples" / folder_name(config, step, config.sample.seed)
     columns = grid_columns(config, min(len(labels), MOST_PICTURES))
     drawn = Drawn(images, labels, write(directory, images, labels, columns), step)
-    text = json.dumps(how_drawn(config, drawn), indent=2) + "\n"
-    write_whole(directory / HOW_DRAWN, lambda path: path.write_text(text))
+    write_json(directory / HOW_DRAWN, how_drawn(config, drawn))
     return drawn
 
 

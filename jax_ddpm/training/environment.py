@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.files import write_whole
+from jax_ddpm.files import write_json
 
 FILE_NAME = "environment.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -24,8 +24,7 @@ def note_start(workdir: Path, step: int, version: str) -> Path:
       step: at which it begins.
       version: of jax_ddpm.
     """
-    text = json.dumps([*read_starts(workdir), describe_environment(version) | {"step": step}], indent=2) + "\n"
-    return write_whole(workdir / FILE_NAME, lambda path: path.write_text(text))
+    return write_json(workdir / FILE_NAME, [*read_starts(workdir), describe_environment(version) | {"step": step}])
 
 
 def read_starts(workdir: Path) -> list[dict[str, Any]]:

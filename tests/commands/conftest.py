@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from configs import digits, digits_classifier
 from jax_ddpm import experiment
-from jax_ddpm.commands import train
-from jax_ddpm.config import read_config
+from jax_ddpm.commands import import_weights, train
+from jax_ddpm.config import default_config, read_config
 from jax_ddpm.step_program import new_state
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import abstract, make_mesh, replicated
@@ -48,6 +48,15 @@ def make_tiny_classifier_config(**train_settings: object) -> ConfigDict:
     config.train.update(steps=6, batch_size=8, warmup_steps=2, log_every=2, checkpoint_every=2, keep_last=2)
     config.train.update(**train_settings)
     return config
+
+
+def imported(source: str | Path, workdir: Path, **given: object) -> ConfigDict:
+    """The settings of the workdir that --mode import_weights makes, where flags give the settings `given`."""
+    config = default_config()
+    config.update_from_flattened_dict(given)
+    config.import_weights.update({"from": str(source), "given": tuple(given)})
+    import_weights.main(config, workdir)
+    return read_config(workdir)
 
 
 def last_state(workdir: Path) -> tuple[TrainState, dict[str, int]]:

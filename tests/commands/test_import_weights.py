@@ -7,12 +7,12 @@ import types
 import chex
 import pytest
 
-from jax_ddpm.commands import export_weights, import_weights, sample, train
-from jax_ddpm.config import default_config, read_config
+from jax_ddpm.commands import export_weights, sample, train
+from jax_ddpm.config import read_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
-from tests.commands.conftest import last_state
+from tests.commands.conftest import imported, last_state
 
 
 def exported(trained, out, **settings):
@@ -20,14 +20,6 @@ def exported(trained, out, **settings):
     config.export_weights.update(out=str(out), to="diffusers", **settings)
     export_weights.main(config, trained)
     return out
-
-
-def imported(source, workdir, **given):
-    config = default_config()
-    config.update_from_flattened_dict(given)
-    config.import_weights.update({"from": str(source), "given": tuple(given)})
-    import_weights.main(config, workdir)
-    return read_config(workdir)
 
 
 @pytest.fixture(scope="module")
