@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from parity import torchvision_alone  # noqa: F401  (before those that import torchvision)
-
 from pytorch_fid.fid_score import calculate_frechet_distance  # isort: skip
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric  # isort: skip
 from torch_fidelity.metric_isc import isc_features_to_metric  # isort: skip

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from parity import torchvision_alone  # noqa: F401  (before the two that import torchvision)
-
 import pytorch_fid.inception as pytorch_fid  # isort: skip
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # isort: skip
 
