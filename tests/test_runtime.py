@@ -30,6 +30,40 @@ def test_the_cache_is_where_one_says(monkeypatch, tmp_path):
     assert str(runtime.cache_directory()) == "/home/me/.cache/jax_ddpm"
 
 
+FREED = """
+import resource, sys, threading
+import numpy as np
+from jax_ddpm.runtime import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(1 << 25)  # 256 MiB, 65,536 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def in_a_thread():  # as XLA's are, which share no heap unless they are made to
+    found = []
+    thread = threading.Thread(target=lambda: found.append(faults()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+if sys.argv[1:]:
+    assert keep_freed_memory()
+in_a_thread()
+print(in_a_thread())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is not everywhere")
+def test_memory_that_is_freed_is_kept_for_the_next():
+    usual, kept = (
+        int(subprocess.run([sys.executable, "-c", FREED, *given], cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+        for given in ([], ["kept"])
+    )
+    assert kept < 100 < usual
+
+
 def test_a_negative_number_of_devices():
     with pytest.raises(InvalidInput, match=r"cpu_devices=-1: expected 0"):
         runtime.configure(-1, "", 8)
