@@ -16,11 +16,12 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.models import embeddings
 
 from jax_ddpm import experiment
-from jax_ddpm.commands import export_weights
+from jax_ddpm.commands import export_weights, train
 from jax_ddpm.config import read_config
 from jax_ddpm.diffusion.sampling import sample
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.trained import open_run
+from jax_ddpm.training.logging import read_metrics
 from jax_ddpm.training.sharding import make_mesh
 from parity.sides import _Float64
 from tests.commands.conftest import imported
@@ -134,6 +135,30 @@ def test_fifty_steps_of_ddim_draw_the_same_image_in_both_worlds(tmp_path):
             x = scheduler.step(model(x, t).sample, t, x).prev_sample
     assert x.abs().max() > 0.3
     np.testing.assert_allclose(found, channels_last(x), rtol=0, atol=1e-3)
+
+
+def test_trained_further_the_loss_falls_and_what_is_exported_opens(tmp_path):
+    model = theirs(
+        {"block_out_channels": (16, 32), "layers_per_block": 1, "in_channels": 1, "out_channels": 1, "sample_size": 32}
+        | blocks((0, 1))
+    )
+    DDPMPipeline(model, DDPMScheduler()).save_pretrained(tmp_path / "theirs")
+    config = imported(tmp_path / "theirs", tmp_path / "run", **{"data.name": "digits", "data.image_size": 32})
+    config.train.update(
+        start=str(tmp_path / "run"), steps=100, batch_size=16, learning_rate=1e-3, warmup_steps=10, log_every=10
+    )
+    config.train.update(sample_count=1, ema_decay=0.9, checkpoint_every=100)
+    config.sampler.update(name="ddim", steps=2)
+    train.main(config, tmp_path / "further")
+    losses = [row["loss"] for row in read_metrics(tmp_path / "further")]
+    assert losses[0] > 1.2, "random weights know nothing of digits"
+    assert np.mean(losses[-3:]) < 0.4
+
+    trained = read_config(tmp_path / "further")
+    trained.export_weights.update(to="diffusers", out=str(tmp_path / "back"))
+    export_weights.main(trained, tmp_path / "further")
+    found, expected = outputs(DDPMPipeline.from_pretrained(str(tmp_path / "back")).unet.eval(), tmp_path / "further", "float32")
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 SCHEDULERS = {
