@@ -5,7 +5,8 @@
         --config.eval.classifier=runs/fashion_mnist_judge --config.sample.count=1000
 
 The data: as in configs/fashion_mnist.py. It is the kind of classifier that guides, on a chain of ten steps in which next to
-nothing is lost (ᾱ_T = .99999), so that it sees images as they are. Nothing has been trained with this file yet.
+nothing is lost (ᾱ_T = .99999), so that it sees images as they are. Hardware: two CPU cores, some 32 minutes. Result: right on
+92.7 % of the 10,000 test images (docs/zoo.md); its weights are zoo/fashion_mnist_judge.
 """
 
 from ml_collections import ConfigDict
