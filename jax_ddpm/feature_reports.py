@@ -1,8 +1,6 @@
 """Samples compared with real images by features of both: FID, KID and what is like them."""
 
-import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +9,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment
-from jax_ddpm.data.sources.arrays import arrays
-from jax_ddpm.data.sources.folder import image_folder
-from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.evaluation.inception import Features
@@ -22,38 +17,45 @@ from jax_ddpm.evaluation.kernel_distance import FEWEST_BLOCKS, kernel_distance
 from jax_ddpm.evaluation.manifold import DENSITY_K, PRECISION_K, density_coverage, precision_recall
 from jax_ddpm.evaluation.reference import Reference, read_statistics, write_statistics
 from jax_ddpm.evaluation.running_distance import RunningDistance
-from jax_ddpm.evaluation.statistics import RunningMoments
-from jax_ddpm.features import Extractor, make_extractor, some
-from jax_ddpm.files import as_local, is_remote, place
-
-ARCHIVE, HOW_DRAWN = (
-    "samples.npz",
-    "samples.json",
-)  # of --mode sample: all images, and how they were drawn
+from jax_ddpm.evaluation.statistics import PartedMoments
+from jax_ddpm.features import Extractor, make_extractor, numbered, some
+from jax_ddpm.files import as_local, place
+from jax_ddpm.opened_images import open_images
+from jax_ddpm.processes import joined
 
 Found = tuple[str, dict[str, Any]]
 """What is printed, and the figures."""
 
 
 class Streamed(NamedTuple):
-    """A metric that keeps no features: it is given those of one batch after the other, and asked in the end."""
+    """A metric that keeps no features: it is given those of one batch after the other, and asked in the end.
 
-    add: Callable[[Features], None]
+    With the features of a batch it is told their places in the random order of all of them; what it found is of all processes.
+    """
+
+    add: Callable[[Features, np.ndarray], None]
     found: Callable[[], Found]
 
 
 def _frechet(metric: str, part: str) -> Callable[[Extractor, Reference, int], Streamed]:
     def start(extractor: Extractor, reference: Reference, samples: int) -> Streamed:
-        running = RunningDistance(getattr(reference, part), samples)
+        parts = getattr(reference, f"{part}_parts")
+        running = RunningDistance(getattr(reference, part), samples, parts)
 
         def found() -> Found:
-            distance, error, infinity, _ = running.estimate()
-            size, title = getattr(extractor.sizes, part), extractor.titles[metric]
-            more = f" ± {error:.3f}, {title}∞ {infinity:.3f}" if error is not None else ""
+            estimate, size, title = running.estimate(), getattr(extractor.sizes, part), extractor.titles[metric]
+            error = f" ± {estimate.standard_error:.3f}" if estimate.standard_error is not None else ""
+            infinity = f", {title}∞ {estimate.infinity:.3f}" if estimate.infinity is not None else ""
+            exact = " (the reference taken as exact)" if error and parts is None else ""
             few = f" (too large: a covariance of {size} features takes more samples)" if samples <= size else ""
-            return f"{distance:.3f}{more}{few}", {"distance": distance, "standard_error": error, "infinity": infinity}
+            figures = {
+                **{"distance": estimate.distance, "standard_error": estimate.standard_error, "infinity": estimate.infinity},
+                **{"standard_error_of_samples": estimate.of_samples, "standard_error_of_reference": estimate.of_reference},
+                "reference_taken_as_exact": parts is None,
+            }
+            return f"{estimate.distance:.3f}{error}{infinity}{exact}{few}", figures
 
-        return Streamed(lambda features: running.add(getattr(features, part)), found)
+        return Streamed(lambda features, places: running.add(getattr(features, part), places), found)
 
     return start
 
@@ -65,7 +67,7 @@ def _score(extractor: Extractor, reference: Reference | None, samples: int) -> S
         mean, deviation, parts = running.score()
         return f"{mean:.3f} ± {deviation:.3f} in {parts} parts", {"score": mean, "deviation": deviation, "parts": parts}
 
-    return Streamed(lambda features: running.add(features.logits), found)
+    return Streamed(lambda features, places: running.add(features.logits, places), found)
 
 
 def _kernel(samples: np.ndarray, real: np.ndarray, seed: int) -> Found:
@@ -118,22 +120,22 @@ class FeatureJudge(NamedTuple):
         Raises:
           InvalidInput: some of the samples cannot be read, or there are too few.
         """
-        extractor, reference, count, seen = self.extractor, self.reference, len(samples), 0
+        extractor, reference, count = self.extractor, self.reference, len(samples)
         running = {name: STREAMED[name][1](extractor, reference, count) for name in self.names if name in STREAMED}
-        kept, rest = [], [name for name in self.names if name in OF_ALL]
-        for features, _ in extractor.describe(_shuffled(samples, self.seed)):
-            seen += len(features.pooled)
+        rest = [name for name in self.names if name in OF_ALL]
+        kept = _Kept(extractor.sizes.pooled if rest else 0)
+        for features, places in extractor.describe(numbered(samples, _shuffled(count, self.seed))):
             for metric in running.values():
-                metric.add(features)
-            kept += [features.pooled] if rest else []
-        if seen < count:
+                metric.add(features, places)
+            kept.add(features.pooled, places)
+        together, places = kept.joined()
+        if len(places) < count:
             raise InvalidInput(
-                f"{count - seen} of the {count} samples cannot be read: take them out, that it be known what is judged"
+                f"{count - len(places)} of the {count} samples cannot be read: take them out, that it be known what is judged"
             )
         streamed = {name: metric.found() for name, metric in running.items()}
         found = {name: (text, {**figures, "parts_drawn_by": self.seed}) for name, (text, figures) in streamed.items()}
-        if reference is not None and reference.kept is not None and rest:
-            together = np.concatenate(kept)
+        if reference is not None and reference.kept is not None:
             found |= {name: OF_ALL[name](together, reference.kept, self.seed) for name in rest}
         return [self._told(name, count, *found[name]) for name in self.names]
 
@@ -207,7 +209,8 @@ def _reference(config: ConfigDict, extractor: Extractor, names: Sequence[str]) -
             "a folder of them or the name of a data set"
         )
     gathered = _gathered(config, extractor, lacking, _real(config))
-    own = {part: getattr(known, part) for part in ("pooled", "spatial") if getattr(known, part) is not None}
+    own: dict[str, Any] = {part: getattr(known, part) for part in ("pooled", "spatial") if getattr(known, part) is not None}
+    own |= {f"{part}_parts": None for part in own}  # taken as exact
     return gathered._replace(**own, name=known.name, images=known.images)
 
 
@@ -228,16 +231,45 @@ def _holds_images(path: Path) -> bool:
 def _gathered(config: ConfigDict, extractor: Extractor, needed: set[str], source: Source) -> Reference:
     """The moments of the features of all images; the features are kept where a metric needs them."""
     print(f"looking at {len(source):,} images of {source.name} ...", flush=True)
-    pooled, spatial, kept = RunningMoments(extractor.sizes.pooled), RunningMoments(extractor.sizes.spatial), []
-    for features, _ in extractor.describe(source):
-        pooled.add(features.pooled)
-        if extractor.sizes.spatial and ("spatial" in needed or config.eval.save_reference):
-            spatial.add(features.spatial)
-        kept += [features.pooled] if "kept" in needed else []
-    name = f"{source.name}, {source.split}" if source.split else source.name
-    of_all = np.concatenate(kept) if kept else None
-    moments = {"pooled": pooled.moments(), "spatial": spatial.moments() if spatial.count else None}
-    return Reference(name, pooled.count, extractor.name, **moments, kept=of_all)
+    parts = {part: PartedMoments(getattr(extractor.sizes, part), len(source)) for part in ("pooled", "spatial")}
+    kept, order = _Kept(extractor.sizes.pooled if "kept" in needed else 0), _shuffled(len(source), config.eval.seed)
+    asked = {"pooled", *(needed if not config.eval.save_reference else parts)}
+    wanted = [part for part in parts if part in asked and getattr(extractor.sizes, part)]
+    for features, places in extractor.describe(numbered(source, order)):
+        for part in wanted:
+            parts[part].add(getattr(features, part), places)
+        kept.add(features.pooled, order[places])
+    of_all, numbers = kept.joined()
+    whole = {part: parts[part].over_processes() for part in wanted}
+    known: dict[str, Any] = {part: each.together().moments() for part, each in whole.items()}
+    known |= {f"{part}_parts": each for part, each in whole.items()}
+    return Reference(
+        name=f"{source.name}, {source.split}" if source.split else source.name,
+        images=len(numbers),
+        features=extractor.name,
+        **known,
+        kept=of_all if "kept" in needed else None,
+    )
+
+
+class _Kept:
+    """Features of images that have numbers, of this process's share; joined they are of all, in the order of their numbers."""
+
+    def __init__(self, size: int) -> None:
+        """The first so many numbers of each vector; with 0 of them it is known alone which images there were."""
+        self._size = size
+        self._features, self._numbers = [np.zeros((0, size), np.float32)], [np.zeros(0, np.int64)]
+
+    def add(self, features: np.ndarray, numbers: np.ndarray) -> None:
+        """[B, D] features and [B] the numbers of their images."""
+        self._features.append(features[:, : self._size])
+        self._numbers.append(numbers.astype(np.int64))
+
+    def joined(self) -> tuple[np.ndarray, np.ndarray]:
+        """[N, D] and [N], of all processes."""
+        features, numbers = joined(np.concatenate(self._features)), joined(np.concatenate(self._numbers))
+        order = np.argsort(numbers)
+        return features[order], numbers[order]
 
 
 def _real(config: ConfigDict) -> Source:
@@ -246,50 +278,6 @@ def _real(config: ConfigDict) -> Source:
     return some(source, config.eval.reference_count) if config.eval.reference_count else source
 
 
-def open_images(name: str, config: ConfigDict) -> Source:
-    """Images by where they are: an .npz or .npy file, a folder or a zip of image files, or the name of a data set.
-
-    Of a folder that --mode sample wrote they are those of its archive: its pictures may be fewer, and one is their grid.
-
-    Raises:
-      InvalidInput: there are none, or not where they can be read: of object storage that is .npz and .npy files alone.
-    """
-    path = images_at(name)
-    if path.suffix in (".npz", ".npy"):
-        with _fetched(path) as file:
-            return dataclasses.replace(arrays(config.data.split, str(file)), name=str(path))
-    if is_remote(path):
-        raise InvalidInput(
-            f"{path}: of object storage an .npz or .npy file is read. Copy a folder or a zip of images to a disk"
-        )
-    if path.is_dir() or path.suffix == ".zip":
-        return dataclasses.replace(image_folder(str(path), config.data.split), name=str(path))
-    return load_source(name, config.data.split, config.data.directory)
-
-
-def images_at(name: str) -> Path:
-    """The path that a person names, or in a folder that --mode sample wrote, the archive with all its images.
-
-    Raises:
-      InvalidInput: the folder was written so, and the archive is gone.
-    """
-    path = place(name)
-    if (path / ARCHIVE).is_file():
-        return path / ARCHIVE
-    if (path / HOW_DRAWN).is_file():
-        raise InvalidInput(f"{path} was written by --mode sample, and has no {ARCHIVE} any more: its pictures may not be all")
-    return path
-
-
-@contextlib.contextmanager
-def _fetched(path: Path) -> Iterator[Path]:
-    if is_remote(path) and not path.is_file():
-        raise InvalidInput(f"no file at {path}")
-    with as_local(path) as file:
-        yield file
-
-
-def _shuffled(source: Source, seed: int) -> Source:
-    """In an order that has nothing to do with classes, so that each part of the samples is like the whole."""
-    order = np.random.default_rng(seed).permutation(len(source))
-    return dataclasses.replace(source, read=lambda index: source.read(order[index]))
+def _shuffled(images: int, seed: int) -> np.ndarray:
+    """[N] their numbers in an order that has nothing to do with classes, so that each part of the images is like the whole."""
+    return np.random.default_rng(seed).permutation(images)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jax_ddpm.data.inspection import spread
-from jax_ddpm.data.sources.source import Source
+from jax_ddpm.data.sources.source import Example, Source
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.errors import choose
 from jax_ddpm.evaluation.bits_per_dim import Estimate, estimate
@@ -25,12 +25,16 @@ from jax_ddpm.held_out import each_once, held_out, seen_in_training
 from jax_ddpm.interop.published import published
 from jax_ddpm.interop.tensors import by_name, read_tensors
 from jax_ddpm.models.classifier import NoisyClassifier
+from jax_ddpm.processes import joined, own_share
 from jax_ddpm.trained import open_classifier
-from jax_ddpm.training.sharding import replicated, share_out, split_batch
+from jax_ddpm.training.sharding import make_mesh, replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
 
 Describe = Callable[[Source], Iterator[tuple[Features, np.ndarray]]]
-"""source -> the features of a batch of its images, each image once, and their labels [B]."""
+"""source -> the features of a batch of its images and their labels [B]: of this process's share, each image once.
+
+The shares of all processes follow one another, see `own_share`.
+"""
 
 
 class Extractor(NamedTuple):
@@ -38,7 +42,7 @@ class Extractor(NamedTuple):
 
     Attributes:
       name: what it is and how images are shown to it; features of another name cannot be compared with these.
-      describe: makes them, on all devices.
+      describe: makes them, on all devices of this process.
       sizes: how many numbers each of them has.
       titles: what the metrics are called that are of these features, by their names in `eval.metrics`.
       keys: what they are called in files; other ones where images were shown in another way.
@@ -125,7 +129,7 @@ def open_judge(config: ConfigDict, mesh: Mesh) -> Judge:
     classifier, source = open_classifier(config, "eval.classifier", mesh, same_noise=False), held_out(config)
     describe = _over_devices(config, mesh, classifier.params, partial(_by_classifier, classifier.network))
     right = [found.logits.argmax(axis=-1) == labels for found, labels in describe(source)]
-    accuracy = estimate(np.concatenate(right))
+    accuracy = estimate(joined(np.concatenate([np.zeros(0, bool), *right])))
     seen = seen_in_training(config, place(config.eval.classifier), source)
     about = {
         **{"classifier": config.eval.classifier, "classifier_accuracy": accuracy.mean},
@@ -147,16 +151,23 @@ def _by_classifier(network: NoisyClassifier, params: Params, images: jax.Array) 
 def _over_devices(
     config: ConfigDict, mesh: Mesh, weights: Params, features: Callable[[Params, jax.Array], Features]
 ) -> Describe:
-    """Each batch split over all devices, and what is made of it whole in every process."""
-    size = math.ceil(config.eval.batch_size / mesh.size) * mesh.size
-    whole = replicated(mesh)
-    run = jax.jit(features, in_shardings=(whole, split_batch(mesh)), out_shardings=whole)
-    placed = jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda part: np.asarray(x)[part]), weights)
+    """Each process works off its own share, each batch of it split over its own devices: none waits for another.
+
+    A device is given as many images at a time as it would be if there were one process.
+    """
+    own = make_mesh(devices=mesh.local_devices)
+    size = math.ceil(config.eval.batch_size / mesh.size) * own.size
+    whole = replicated(own)
+    run = jax.jit(features, in_shardings=(whole, split_batch(own)), out_shardings=whole)
+    placed = jax.tree.map(lambda x: jax.device_put(np.asarray(x), whole), weights)
 
     def describe(source: Source) -> Iterator[tuple[Features, np.ndarray]]:
-        with tqdm(total=len(source), unit="image", disable=not sys.stderr.isatty()) as bar:
-            for batch, count in each_once(config, source, size):
-                found = jax.device_get(run(placed, share_out(to_uint8(batch["image"]), mesh)))
+        share = _share_of(source)
+        if not len(share):
+            return
+        with tqdm(total=len(share), unit="image", disable=not sys.stderr.isatty()) as bar:
+            for batch, count in each_once(config, share, size):
+                found = jax.device_get(run(placed, share_out(to_uint8(batch["image"]), own)))
                 yield Features(*(each[:count] for each in found)), batch["label"][:count]
                 bar.update(count)
 
@@ -165,8 +176,29 @@ def _over_devices(
 
 def some(source: Source, count: int) -> Source:
     """As many of the images, spread evenly over all."""
-    numbers = spread(len(source), count)
+    return _those(source, spread(len(source), count))
+
+
+def _share_of(source: Source) -> Source:
+    """The images that this process is to work off."""
+    return _those(source, own_share(len(source)))
+
+
+def _those(source: Source, numbers: Sequence[int]) -> Source:
     return dataclasses.replace(source, size=len(numbers), read=lambda index: source.read(numbers[index]))
+
+
+def numbered(source: Source, order: np.ndarray | None = None) -> Source:
+    """The images, labelled with their places, so that what is made of them can be told apart whatever is left out.
+
+    Args:
+      order: [N] the numbers of the images in another order than their own.
+    """
+
+    def read(place: int) -> Example:
+        return {"image": source.read(place if order is None else int(order[place]))["image"], "label": place}
+
+    return dataclasses.replace(source, read=read)
 
 
 def as_source(images: np.ndarray) -> Source:

@@ -17,6 +17,7 @@ from jax_ddpm.evaluation.nearest import Neighbours, nearest
 from jax_ddpm.features import as_source, open_judge, some
 from jax_ddpm.held_out import NOTE_SEEN, each_once, held_out, seen_in_training
 from jax_ddpm.pictures import grid, save_png
+from jax_ddpm.processes import joined
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Images [N, H, W, C] uint8 and labels [N]: of samples, those asked for."""
@@ -31,7 +32,7 @@ def make_agreement(config: ConfigDict, mesh: Mesh, workdir: Path) -> Report:
     def report(samples: Samples, directory: Path) -> dict[str, Any]:
         images, labels = samples
         taken_for = [found.logits.argmax(axis=-1) for found, _ in judge.describe(as_source(images))]
-        correct = np.concatenate(taken_for) == labels
+        correct = joined(np.concatenate([np.zeros(0, int), *taken_for])) == labels
         found, names = estimate(correct), enumerate(config.data.class_names)
         by_class = {name: float(correct[labels == label].mean()) for label, name in names if label in labels}
         print(

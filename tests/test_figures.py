@@ -47,7 +47,7 @@ EXPECTED = {  # of each metric: the keys under which its figures are kept, and t
 
 def described(source):
     vectors = np.random.default_rng(len(source)).normal(size=(len(source), SIZE)).astype(np.float32)
-    yield Features(vectors, vectors, vectors), np.zeros(len(source))
+    yield Features(vectors, vectors, vectors), np.arange(len(source))
 
 
 @pytest.fixture(scope="module")

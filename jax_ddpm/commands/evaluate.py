@@ -14,10 +14,11 @@ from jax_ddpm.commands.sample import draw, how_drawn
 from jax_ddpm.config import FILE_NAME, default_config, read_config
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.feature_reports import images_at, open_images, prepare
+from jax_ddpm.feature_reports import prepare
 from jax_ddpm.features import as_source
 from jax_ddpm.files import place, write_json
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training
+from jax_ddpm.opened_images import images_at, open_images
 from jax_ddpm.reports import REPORTS
 from jax_ddpm.sample_reports import SAMPLE_REPORTS
 from jax_ddpm.trained import open_run

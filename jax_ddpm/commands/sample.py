@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from jax_ddpm.config import to_dict
 from jax_ddpm.experiment import chosen_labels, make_sampler
-from jax_ddpm.feature_reports import ARCHIVE, HOW_DRAWN
 from jax_ddpm.files import remove, write_json, write_npz
 from jax_ddpm.generation import folder_name, grid_columns, make_generator
+from jax_ddpm.opened_images import ARCHIVE, HOW_DRAWN
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh

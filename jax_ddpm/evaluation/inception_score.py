@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_ddpm.evaluation.statistics import part_of
+from jax_ddpm.processes import summed
+
 
 class Score(NamedTuple):
     """exp E KL(p(y|x) ‖ p(y)): the mean over parts of the samples, their standard deviation, and how many parts there are."""
@@ -26,22 +29,26 @@ class RunningScore:
         self._sums, self._counts, self._added = np.zeros((parts, classes)), np.zeros(parts), 0
         self._negative_entropies = np.zeros(parts)
 
-    def add(self, logits: np.ndarray) -> None:
-        """[B, classes]."""
+    def add(self, logits: np.ndarray, places: np.ndarray | None = None) -> None:
+        """[B, classes] logits, and [B] their places in the order, from 0 on; left out: the next ones."""
         logits = np.asarray(logits, np.float64)
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         p = np.exp(log_p)
-        parts = np.searchsorted(self._ends, self._added + np.arange(len(p)), side="right")
+        parts = part_of(self._ends, self._added + np.arange(len(p)) if places is None else places)
         np.add.at(self._sums, parts, p)
         np.add.at(self._counts, parts, 1)
         np.add.at(self._negative_entropies, parts, (p * log_p).sum(axis=1))
         self._added += len(p)
 
     def score(self) -> Score:
-        """E KL is the mean of Σ p(y|x) log p(y|x), less Σ p(y) log p(y)."""
-        p = self._sums / self._counts[:, None]
+        """Of all that were added in any process; every process has to ask.
+
+        E KL is the mean of Σ p(y|x) log p(y|x), less Σ p(y) log p(y).
+        """
+        sums, counts, negative_entropies = map(summed, (self._sums, self._counts, self._negative_entropies))
+        p = sums / counts[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             marginal = np.where(p > 0, p * np.log(p), 0).sum(axis=1)
-        scores = np.exp(self._negative_entropies / self._counts - marginal)
+        scores = np.exp(negative_entropies / counts - marginal)
         return Score(float(scores.mean()), float(scores.std()), len(scores))

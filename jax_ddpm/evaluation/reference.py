@@ -8,6 +8,7 @@ import numpy as np
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.evaluation.frechet import Moments
+from jax_ddpm.evaluation.statistics import PartedMoments
 from jax_ddpm.files import write_npz
 
 _NAMES = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # the second two are guided-diffusion's alone
@@ -22,6 +23,8 @@ class Reference(NamedTuple):
       features: what made the features; "" where a file does not say.
       pooled, spatial: their moments, where they are known.
       kept: [N, D] float32, the pooled features themselves, where they are known.
+      pooled_parts, spatial_parts: the moments of ten parts of them, where the features were made here: by these the error is
+        known. None where moments come from a file, and so are taken as exact.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Reference(NamedTuple):
     pooled: Moments | None = None
     spatial: Moments | None = None
     kept: np.ndarray | None = None
+    pooled_parts: PartedMoments | None = None
+    spatial_parts: PartedMoments | None = None
 
 
 def write_statistics(path: Path, reference: Reference) -> Path:

@@ -1,6 +1,7 @@
 """Samples judged by features: of a run, of a file, by the Inception network and by a classifier, and what is written then."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_ddpm import experiment, feature_reports, features
+from jax_ddpm import experiment, feature_reports, features, opened_images
 from jax_ddpm.commands import evaluate, sample
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.data.sources.digits import digits
@@ -166,6 +167,20 @@ def optimised():
         jax.config.update("jax_disable_most_optimizations", True)
 
 
+def test_a_process_reads_the_images_of_its_share_alone(trained_classifier, monkeypatch):
+    config = read_config(trained_classifier)
+    config.eval.update(features="classifier", classifier=str(trained_classifier), batch_size=8)
+    describe, source, read = make_extractor(config, make_mesh()).describe, some(digits("test"), 21), []
+    watched = dataclasses.replace(source, read=lambda index: read.append(index) or source.read(index))
+    (whole, *_), found = of_classifier(trained_classifier, images(digits("test"), 21)), []
+    for share in (range(9), range(9, 21), range(0)):
+        monkeypatch.setattr(features, "own_share", lambda total, share=share: share)
+        found += [np.concatenate([np.zeros((0, 8)), *(each.pooled for each, _ in describe(watched))])]
+        assert set(read) == set(share)
+        read.clear()
+    np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -231,10 +246,12 @@ def test_every_metric_of_features_has_what_works_it_out():
 
 
 def test_samples_come_in_an_order_that_has_nothing_to_do_with_their_classes():
-    source = feature_reports._shuffled(as_source(np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)), seed=0)
+    images = as_source(np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1))
+    order = feature_reports._shuffled(40, seed=0)
+    source = features.numbered(images, order)
     seen = [int(source[index]["image"][0, 0, 0]) for index in range(40)]
-    assert sorted(seen) == list(range(40))
-    assert seen != sorted(seen)
+    assert seen == order.tolist() != sorted(seen)
+    assert sorted(seen) == [source[index]["label"] for index in range(40)] == list(range(40))
 
 
 def test_samples_that_cannot_be_read_are_not_left_out_in_silence(trained_classifier, tmp_path):
@@ -246,7 +263,7 @@ def test_samples_that_cannot_be_read_are_not_left_out_in_silence(trained_classif
     config.eval.update(features="classifier", classifier=str(trained_classifier))
     judge = feature_reports.prepare(config, make_mesh(), ("is",), 6)
     with pytest.raises(InvalidInput, match="1 of the 6 samples cannot be read"):
-        judge.report(feature_reports.open_images(str(tmp_path / "drawn"), config))
+        judge.report(opened_images.open_images(str(tmp_path / "drawn"), config))
 
 
 def test_a_folder_of_samples_is_its_archive_and_not_its_pictures(trained_classifier, tmp_path):
@@ -260,12 +277,12 @@ def test_a_folder_of_samples_is_its_archive_and_not_its_pictures(trained_classif
     assert written == folder / "samples.npz_evaluation"
     found = json.loads((written / "evaluation.json").read_text())["classifier_score"]
     assert (found["samples"], found["checkpoint"], found["seed"]) == (40, 6, 3)
-    source = feature_reports.open_images(str(folder), config)
+    source = opened_images.open_images(str(folder), config)
     np.testing.assert_array_equal(np.stack([source[index]["image"] for index in range(len(source))]), drawn)
 
     (folder / "samples.npz").unlink()
     with pytest.raises(InvalidInput, match=r"written by --mode sample, and has no samples\.npz any more"):
-        feature_reports.open_images(str(folder), config)
+        opened_images.open_images(str(folder), config)
 
 
 def test_a_file_and_a_folder_that_are_called_alike_are_judged_apart(samples, trained_classifier, tmp_path):

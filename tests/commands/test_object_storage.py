@@ -15,9 +15,9 @@ from jax_ddpm.commands import evaluate, export_weights, sample, train
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.feature_reports import open_images
 from jax_ddpm.features import some
 from jax_ddpm.files import place, remove, write_npz
+from jax_ddpm.opened_images import open_images
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.logging import read_metrics
 from jax_ddpm.training.sharding import make_mesh

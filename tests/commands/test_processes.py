@@ -1,5 +1,6 @@
 """Several processes on one machine, as they would be on many: the run of one, stopped together, killed apart, gone on with."""
 
+import json
 import re
 import signal
 import socket
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from jax_ddpm.config import read_config
+from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.training.logging import read_metrics
 from tests.commands.conftest import last_state, tiny_flags
+from tests.commands.test_evaluate_features import judged
 from tests.commands.test_interrupted_runs import start, wait_for_step
 
 DEVICES = 4  # of all processes together
@@ -23,15 +26,20 @@ SETTINGS = {"train.log_every": 1, "diffusion.timesteps": "second_moment"}
 
 def launch(workdir, count, **settings):
     """So many processes of one run, each with its share of the devices."""
+    settings = {**SETTINGS, "runtime.cpu_devices": DEVICES // count, "runtime.heartbeat": HEARTBEAT, **settings}
+    common = ["run.py", "--config=configs/digits.py", f"--workdir={workdir}", *tiny_flags(**settings)]
+    return start_together(common, count)
+
+
+def start_together(command, count):
+    """So many processes of one command."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    if count == 1:
+        return [start(command, **streams)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = {**SETTINGS, "runtime.cpu_devices": DEVICES // count, "runtime.heartbeat": HEARTBEAT, **settings}
-    common = ["run.py", "--config=configs/digits.py", f"--workdir={workdir}", *tiny_flags(**settings)]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    if count == 1:
-        return [start(common, **streams)]
-    joined = [*common, f"--coordinator={coordinator}", f"--processes={count}"]
+    joined = [*command, f"--coordinator={coordinator}", f"--processes={count}"]
     return [start([*joined, f"--process_id={number}"], **streams) for number in range(count)]
 
 
@@ -96,6 +104,36 @@ def test_stopped_together_and_killed_apart_it_goes_on_exactly(tmp_path):
     assert re.search(r"going on from the checkpoint of step \d+", first)
     assert losses(workdir) == losses(tmp_path / "unbroken")
     chex.assert_trees_all_equal(last_state(workdir), last_state(tmp_path / "unbroken"))
+
+
+def test_two_processes_judge_samples_as_one_does(trained_classifier, tmp_path):
+    """Each its own images; what they find together is what one finds of all, by the same bits of features."""
+    drawn = np.stack([digits("test")[index]["image"] for index in range(61)])
+    drawn[::2] = drawn[::2, ::-1]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "samples.npz", arr_0=drawn)
+    settings = {"features": "classifier", "classifier": str(trained_classifier), "batch_size": 16, "reference_count": 83}
+    metrics = ("fid", "is", "kid", "precision_recall", "density_coverage")
+    one = judged(tmp_path / "one/samples.npz", metrics, **settings, reference="digits")
+
+    flags = [f"--config.eval.{name}={value}" for name, value in settings.items()]
+    flags += ["--mode=evaluate", f"--samples={tmp_path}/two/samples.npz", "--reference=digits"]
+    flags += [f"--config.eval.metrics={','.join(metrics)}", f"--config.runtime.cpu_devices={DEVICES // 2}"]
+    processes = start_together(["run.py", *flags], 2)
+    first, second = outputs(processes)
+    assert [process.returncode for process in processes] == [0, 0], first + second
+    assert "classifier Fréchet distance: " in first
+    assert "classifier" not in second, "one speaks for all"
+    two = json.loads((tmp_path / "two/samples.npz_evaluation/evaluation.json").read_text())
+    for name, row in two.items():
+        assert row.pop("file") != one[name].pop("file")
+        if name in ("classifier_frechet_distance", "classifier_score"):  # sums, put together in another order
+            for key, value in row.items():
+                assert value == (pytest.approx(one[name][key], rel=1e-10) if isinstance(value, float) else one[name][key])
+        else:
+            assert row == one[name]
+    assert two.keys() == one.keys()
 
 
 @pytest.mark.parametrize(
