@@ -1,6 +1,7 @@
 """From what an evaluation.json holds of a metric to its figures: what each is called, of what it is, and against what."""
 
 import math
+import re
 from typing import Any, NamedTuple
 
 
@@ -15,7 +16,8 @@ class Figure(NamedTuple):
     """One number, with all that a reader has to know of it.
 
     Attributes:
-      key: tells figures apart that cannot be compared; the metric's name, and which of its figures it is if it has several.
+      key: tells figures apart that cannot be compared; the metric's name, which of its figures it is if it has several, and by
+        which classifier.
       title: for a reader.
       unit: of the value; a share is from 0 to 1.
       error: one standard error of the value, or None where it is not known.
@@ -69,19 +71,19 @@ def figures(metric: str, found: dict[str, Any]) -> list[Figure]:
     """The figures of a metric.
 
     Args:
-      metric: its name in evaluation.json, such as "fid_tensorflow".
+      metric: its name in evaluation.json, such as "fid_tensorflow", or that of another of the same metric, which says by what.
       found: what is kept there under that name.
     """
-    kinds = _kinds(metric, found)
-    kept = [name for name in kinds if isinstance(found.get(name), int | float)]
+    kinds = _kinds(found.get("metric", metric), found)
+    kept, main = [name for name in kinds if isinstance(found.get(name), int | float)], next(iter(kinds))
     return [
         Figure(
-            key=metric if name == next(iter(kinds)) else f"{metric}_{name}",
-            title=kinds[name].title or _title(metric, name, tuple(kinds), found),
+            key=_told_by(metric if name == main else f"{metric}_{name}", found),
+            title=_told_by(kinds[name].title or _title(metric, name, tuple(kinds), found), found),
             unit=kinds[name].unit,
             value=found[name],
-            error=found.get("standard_error") if name == next(iter(kinds)) else None,
-            note=f"deviation {found['deviation']:.3g} over {found['parts']} parts" if "deviation" in found else "",
+            error=found.get("standard_error") if name == main else None,
+            note=_note(found) if name == main else "",
             images=found.get("images", found.get("samples")),
             of=_of(found),
             reference=found.get("reference", ""),
@@ -108,12 +110,25 @@ def _kinds(metric: str, found: dict[str, Any]) -> dict[str, Kind]:
     return KINDS.get(metric) or of_features or {"mean": Kind(said, found.get("title") or said)}
 
 
+def _told_by(name: str, found: dict[str, Any]) -> str:
+    """With the classifier that a figure is by: another one finds something else."""
+    judge = found.get("classifier")
+    return f"{name} by {judge}" if judge and not name.endswith(f"by {judge}") else name
+
+
+def _note(found: dict[str, Any]) -> str:
+    """What else is known of how sure the main figure is."""
+    if "deviation" in found:
+        return f"deviation {found['deviation']:.3g} over {found['parts']} parts"
+    return "the reference taken as exact" if found.get("reference_taken_as_exact") else ""
+
+
 def _title(metric: str, name: str, names: tuple[str, ...], found: dict[str, Any]) -> str:
     """The title that is kept, narrowed to one figure where it is of two; images shown in another way make another figure."""
-    title = found.get("title") or metric.replace("_", " ")
+    title, *compared = re.split("(?= against | by )", found.get("title") or metric.replace("_", " "), maxsplit=1)
     title = f"{title}∞" if name == "infinity" else title.replace(" and ".join(names), name)
     shown = f" ({found['resize']} resize)" if "resize" in found else ""
-    return f"{title[:1].upper()}{title[1:]}{shown}"
+    return "".join([title[:1].upper(), title[1:], shown, *compared])
 
 
 def _of(found: dict[str, Any]) -> str:

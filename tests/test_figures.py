@@ -115,6 +115,26 @@ def test_every_other_metric_has_its_figures():
     )
 
 
+def test_a_second_figure_of_a_metric_says_what_it_is_by_or_against():
+    kept = {"metric": "agreement", "agreement": 0.75, "standard_error": 0.125, "classifier": "runs/a", **DRAWN}
+    (first,), (second,) = figures("agreement", kept), figures("agreement by runs/b", kept | {"classifier": "runs/b"})
+    assert (first.value, first.unit, first.error) == (0.75, "share of samples", 0.125)
+    assert (second.value, second.unit, second.error) == (0.75, "share of samples", 0.125)
+    assert [row.title for row in (first, second)] == [f"Samples of the class asked for by runs/{name}" for name in "ab"]
+    assert [row.key for row in (first, second)] == [f"agreement by runs/{name}" for name in "ab"]
+
+    said = "against digits, test, 80 images, by runs/a"
+    kept = {"metric": "classifier_frechet_distance", "title": f"classifier Fréchet distance {said}", "classifier": "runs/a"}
+    rows = figures(f"classifier_frechet_distance {said}", kept | {"distance": 2.0, "infinity": 1.5, **DRAWN})
+    assert [row.title for row in rows] == [f"Classifier Fréchet distance{infinite} {said}" for infinite in ("", "∞")]
+
+
+def test_a_reference_that_is_taken_as_exact_is_told_with_the_error():
+    kept = {"distance": 2.0, "standard_error": 0.25, "infinity": 1.5, "reference_taken_as_exact": True}
+    distance, infinity = figures("fid_pytorch", kept)
+    assert (with_error(distance), with_error(infinity)) == ("2.00 ± 0.25 (the reference taken as exact)", "1.5")
+
+
 def test_a_metric_that_is_not_known_has_its_mean_and_one_without_numbers_none():
     (row,) = figures("of_tomorrow", {"mean": 1.5, "standard_error": None})
     assert (row.title, row.unit, row.value, row.of, row.images) == ("of tomorrow", "of tomorrow", 1.5, "", None)

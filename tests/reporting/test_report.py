@@ -166,6 +166,23 @@ def test_figures_of_features_are_shown_each_with_what_it_is_against(workdir):
     assert summary["FID (pytorch resize)"] == f"12.50 ± 0.50 Fréchet distance ({of}, against 80 of digits, train)"
 
 
+def test_agreement_with_each_classifier_is_shown(workdir):
+    path = workdir / "evaluation/samples_20_step_0000300_seed_0/evaluation.json"
+    found = json.loads(path.read_text())
+    drawn = {name: found["nearest"][name] for name in ("checkpoint", "samples", "seed", "sample", "sampler", "guidance")}
+    for key, judge, share in (("agreement", "runs/a", 0.75), ("agreement by runs/b", "runs/b", 0.5)):
+        found[key] = {"metric": "agreement", "agreement": share, "standard_error": 0.125, "classifier": judge, **drawn}
+    path.write_text(json.dumps(found))
+    tables = page_of(workdir).tables
+    of = "20 samples by ancestral, step 300, seed 0"
+    for judge, value in (("runs/a", "0.75 ± 0.12"), ("runs/b", "0.50 ± 0.12")):
+        assert tables[f"Samples of the class asked for by {judge}"][1] == [of, value, "20", "300"]
+    head = tables["How they were drawn, and what was found of them"][0]
+    assert [name for name in head if "asked for" in name] == [
+        f"Samples of the class asked for by runs/{judge} (share of samples)" for judge in "ab"
+    ]
+
+
 @pytest.mark.parametrize("difference", ["count", "labels"])
 def test_figures_of_other_samples_by_the_same_sampler_are_not_said_to_be_of_these(workdir, difference):
     place = workdir / "evaluation/samples_20_step_0000300_seed_0"
