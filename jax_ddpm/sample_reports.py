@@ -14,10 +14,13 @@ from jax_ddpm.data.sources.source import Source
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.evaluation.bits_per_dim import estimate
 from jax_ddpm.evaluation.nearest import Neighbours, nearest
-from jax_ddpm.features import as_source, open_judge, some
+from jax_ddpm.features import as_source, numbered, open_judge, some
 from jax_ddpm.held_out import NOTE_SEEN, each_once, held_out, seen_in_training
 from jax_ddpm.pictures import grid, save_png
 from jax_ddpm.processes import joined
+
+MOST_PAIRS = 64  # in a picture: more cannot be looked at
+NEARER = 0.05  # of the held-out images are nearer to a training image than what counts as near
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Images [N, H, W, C] uint8 and labels [N]: of samples, those asked for."""
@@ -61,7 +64,7 @@ def make_nearest(config: ConfigDict, mesh: Mesh, workdir: Path) -> Report:
     seen = seen_in_training(config, workdir, unseen)
 
     def find(images: np.ndarray) -> Neighbours:
-        return nearest(images, (part for part, _ in _batches(config, training)), mirrored=config.data.flip)
+        return nearest(images, _batches(config, numbered(training)), mirrored=config.data.flip)
 
     def report(samples: Samples, directory: Path) -> dict[str, Any]:
         images, found = samples[0], find(samples[0])
@@ -72,31 +75,47 @@ def make_nearest(config: ConfigDict, mesh: Mesh, workdir: Path) -> Report:
             f"  distance from the nearest, median: {np.median(distances):.1f} grey levels"
         )
         figures = {"memorised": memorised, "training_images": len(training), "median_distance": float(np.median(distances))}
+        figures |= {"mirrored": config.data.flip}
         if seen:
             print(f"  {NOTE_SEEN.removeprefix('note: ')}: nothing to compare with")
         else:
-            figures |= _beside_unseen(
-                find, np.concatenate([each for each, _ in _batches(config, some(unseen, len(images)))]), distances
-            )
-        picture = save_png(directory / "nearest.png", _pairs(images, found), image_size=images.shape[1])
-        print(f"  each sample, and to its right its nearest training image: {picture}")
-        return {**figures, "distances": found.distances.round(2).tolist()}
+            held_out_images = [each for each, _ in _batches(config, some(unseen, len(images)))]
+            figures |= _beside_unseen(find, np.concatenate(held_out_images), distances)
+        every = {"distances": found.distances.round(2).tolist(), "training_numbers": found.numbers.tolist()}
+        return {**figures, **every, "shown": _show_pairs(directory, images, found)}
 
     return report
 
 
 def _beside_unseen(find: Callable[[np.ndarray], Neighbours], unseen: np.ndarray, distances: np.ndarray) -> dict[str, Any]:
-    """How near images come that were not trained on, and how many samples are nearer than nearly all of those."""
-    usual = find(unseen).distances[:, 0]
-    nearer = int((distances < np.quantile(usual, 0.05)).sum())
-    print(f"  of {len(usual):,} held-out images {np.median(usual):.1f}; nearer than 95 % of these: {nearer} samples")
-    return {"held_out_median_distance": float(np.median(usual)), "nearer_than_95_percent_of_held_out": nearer}
+    """How near images come that were not trained on, how many samples are nearer than nearly all of those, and than chance has.
+
+    As many of the held-out images would be called memorised as are copies, or have a twin by chance: so many say nothing.
+    """
+    found = find(unseen)
+    usual, memorised = found.distances[:, 0], int(found.memorised.sum())
+    nearer, expected = int((distances < np.quantile(usual, NEARER)).sum()), NEARER * len(distances)
+    print(
+        f"  of {len(usual):,} held-out images {np.median(usual):.1f}, and {memorised} of them would be called memorised\n"
+        f"  nearer than 95 % of the held-out images: {nearer} samples, where as many held-out images would have {expected:.1f}"
+    )
+    return {
+        **{"held_out_images": len(usual), "held_out_median_distance": float(np.median(usual)), "held_out_memorised": memorised},
+        **{"nearer_than_95_percent_of_held_out": nearer, "nearer_expected_of_held_out": expected},
+    }
 
 
-def _pairs(images: np.ndarray, found: Neighbours) -> np.ndarray:
-    """A grid of each image and the nearest of the others to its right."""
-    pairs = np.stack([images, found.images[:, 0]], axis=1).reshape(-1, *images.shape[1:])
-    return grid(pairs, columns=2 * math.ceil(math.sqrt(len(images) / 2)))
+def _show_pairs(directory: Path, images: np.ndarray, found: Neighbours) -> list[int]:
+    """Draws nearest.png, of the memorised and then of the nearest; gives which they are, and says how many are left out."""
+    shown = np.lexsort((found.distances[:, 0], ~found.memorised))[:MOST_PAIRS]
+    pairs = np.stack([images[shown], found.images[shown, 0]], axis=1).reshape(-1, *images.shape[1:])
+    columns = 2 * math.ceil(math.sqrt(len(shown) / 2))
+    picture = save_png(directory / "nearest.png", grid(pairs, columns), image_size=images.shape[1])
+    left_out = len(images) - len(shown)
+    print(f"  each sample, and to its right its nearest training image, memorised ones first, then the nearest: {picture}")
+    if left_out:
+        print(f"  the other {left_out:,} are not in the picture; distances and numbers of all are in evaluation.json")
+    return [int(number) for number in shown]
 
 
 SAMPLE_REPORTS: dict[str, Callable[[ConfigDict, Mesh, Path], Report]] = {"agreement": make_agreement, "nearest": make_nearest}

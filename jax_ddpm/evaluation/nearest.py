@@ -14,10 +14,12 @@ class Neighbours(NamedTuple):
 
     Attributes:
       images: [N, 2, H, W, C] uint8, the nearest first.
+      numbers: [N, 2] which of the training images they are.
       distances: [N, 2] root mean square difference from them, in grey levels of 0..255.
     """
 
     images: np.ndarray
+    numbers: np.ndarray
     distances: np.ndarray
 
     @property
@@ -29,26 +31,28 @@ class Neighbours(NamedTuple):
         return (self.distances[:, 0] < MEMORISED * self.distances[:, 1]) | (self.distances[:, 0] < COPY)
 
 
-def nearest(images: np.ndarray, training: Iterable[np.ndarray], *, mirrored: bool = False) -> Neighbours:
+def nearest(images: np.ndarray, training: Iterable[tuple[np.ndarray, np.ndarray]], *, mirrored: bool = False) -> Neighbours:
     """The nearest of the training images, by the Euclidean distance of their pixels.
 
     Args:
       images: [N, H, W, C] uint8.
-      training: batches [M, H, W, C] uint8, of two images at least in all.
+      training: batches [M, H, W, C] uint8 and the numbers [M] of their images, of two images at least in all.
       mirrored: whether a training image is also as near as its mirror image is.
     """
     flat = _flat(images)
     own = (flat**2).sum(axis=1)[:, None]
     found, squares = np.zeros((len(images), 0, *images.shape[1:]), np.uint8), np.zeros((len(images), 0))
-    for batch in training:
+    known = np.zeros((len(images), 0), int)
+    for batch, numbers in training:
         sides = [_flat(batch), *([_flat(batch[:, :, ::-1])] if mirrored else [])]
         distances = np.min([own - 2 * flat @ side.T + (side**2).sum(axis=1) for side in sides], axis=0)  # whole, so exact
         best = _two_least(distances)
         found = np.concatenate([found, batch[best]], axis=1)
+        known = np.concatenate([known, numbers[best]], axis=1)
         squares = np.concatenate([squares, np.take_along_axis(distances, best, axis=1)], axis=1)
         rows, best = np.arange(len(images))[:, None], _two_least(squares)
-        found, squares = found[rows, best], squares[rows, best]
-    return Neighbours(found, np.sqrt(squares / flat.shape[1]))
+        found, known, squares = found[rows, best], known[rows, best], squares[rows, best]
+    return Neighbours(found, known, np.sqrt(squares / flat.shape[1]))
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -118,7 +118,8 @@ def nearest(run: Run) -> Section:
         missing = "Samples have not been compared with the training images."
         return Section(name, title, hints=[Hint(missing, command(run, *EVALUATE, "--config.eval.metrics=nearest"))])
     images = [_pairs(run, *each) for each in there if not is_too_large(each[2])]
-    text, hints = ["Each sample, and to its right the training image nearest to it."], left_out([each[2] for each in there])
+    text = ["Each sample, and to its right the training image nearest to it."]
+    hints = left_out([each[2] for each in there])
     return Section(name, title, text=text, images=images, hints=hints)
 
 
@@ -129,6 +130,12 @@ def _pairs(run: Run, name: str, metrics: dict[str, dict[str, Any]], path: Path) 
         said.append(f"median distance {figures['median_distance']:.1f} grey levels")
     if "held_out_median_distance" in figures:
         said.append(f"that of held-out images {figures['held_out_median_distance']:.1f}")
+    if "held_out_memorised" in figures:
+        said.append(
+            f"of {figures['held_out_images']} held-out images {figures['held_out_memorised']} would be called memorised"
+        )
+    if "shown" in figures:
+        said.append(f"shown are {len(figures['shown'])}, memorised ones first, then the nearest")
     name = called(name, figures)
     told = f"{name}: {', '.join(said)}" if said else name
     alt, size = f"Pairs of a sample and its nearest training image, {told}", run.config.data.image_size

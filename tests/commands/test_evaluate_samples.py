@@ -49,8 +49,11 @@ def test_samples_are_judged_and_compared_and_neither_takes_the_place_of_the_othe
     assert found["nearest"]["training_images"] == 1500
     with Image.open(directory / "nearest.png") as picture:
         shown = np.asarray(picture.resize((picture.width // 8, picture.height // 8), Image.Resampling.NEAREST))
-    np.testing.assert_array_equal(shown[1:9, 1:9], samples["arr_0"][0, :, :, 0])
-    np.testing.assert_array_equal(shown[1:9, 10:18], training[distance[:, 0].argmin(), :, :, 0])
+    first = distance.min(axis=0).argmin()  # the sample that is nearest to any
+    assert found["nearest"]["shown"][0] == first
+    assert found["nearest"]["training_numbers"][first][0] == distance[:, first].argmin()
+    np.testing.assert_array_equal(shown[1:9, 1:9], samples["arr_0"][first, :, :, 0])
+    np.testing.assert_array_equal(shown[1:9, 10:18], training[distance[:, first].argmin(), :, :, 0])
 
 
 def with_classifier(trained, trained_classifier):
@@ -64,6 +67,28 @@ def test_training_images_in_place_of_samples_are_found_out(trained, tmp_path):
     found = sample_reports.make_nearest(read_config(trained), make_mesh(), trained)((images, np.zeros(12)), tmp_path)
     assert (found["memorised"], found["nearer_than_95_percent_of_held_out"], found["median_distance"]) == (12, 12, 0)
     assert 10 < found["held_out_median_distance"] < 100
+
+
+def test_of_many_samples_the_copies_are_counted_and_shown_first(trained, tmp_path, capsys):
+    """Seven training images, one of them twice, among held-out ones that are no copies, and too many for a picture."""
+    copied = [1200, 3, 77, 640, 641, 3, 1499]
+    fresh = [digits("test")[index]["image"] for index in range(63)]
+    images = np.stack([*fresh[:40], *(digits("train")[index]["image"] for index in copied), *fresh[40:]])
+    found = sample_reports.make_nearest(read_config(trained), make_mesh(), trained)((images, np.zeros(70)), tmp_path)
+    printed = capsys.readouterr().out
+    assert (found["memorised"], found["held_out_memorised"], found["held_out_images"]) == (7, 0, 70)
+    assert "memorised: 7 of 70 samples are copies" in printed
+    assert "and 0 of them would be called memorised" in printed
+    assert found["shown"][:7] == list(range(40, 47))
+    assert [found["training_numbers"][number][0] for number in found["shown"][:7]] == copied
+    assert len(found["shown"]) == 64
+    assert "the other 6 are not in the picture; distances and numbers of all are in evaluation.json" in printed
+    assert len(found["distances"]) == len(found["training_numbers"]) == 70
+    # The 63 others are held-out images themselves: of them about as many are near as chance has.
+    assert 7 <= found["nearer_than_95_percent_of_held_out"] <= 7 + 8
+    assert found["nearer_expected_of_held_out"] == 3.5
+    with Image.open(tmp_path / "nearest.png") as picture:
+        assert (picture.width, picture.height) == (8 * (9 * 12 + 1), 8 * (9 * 11 + 1))
 
 
 def test_images_trained_on_are_no_measure_of_how_near_is_near(trained, tmp_path, capsys):

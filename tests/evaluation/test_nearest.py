@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from jax_ddpm.evaluation.nearest import nearest
+from jax_ddpm.evaluation import nearest as evaluation
+
+
+def nearest(samples, batches, **options):
+    """Where the images of the batches are numbered from 0 on."""
+    ends = np.cumsum([len(batch) for batch in batches])
+    numbered = [(batch, np.arange(end - len(batch), end)) for batch, end in zip(batches, ends, strict=True)]
+    return evaluation.nearest(samples, numbered, **options)
 
 
 def noise(count: int, seed: int) -> np.ndarray:
@@ -18,6 +25,7 @@ def test_scikit_learn_finds_the_same(batches):
     search = NearestNeighbors(n_neighbors=2).fit(training.reshape(50, -1).astype(float))
     distances, indices = search.kneighbors(samples.reshape(9, -1).astype(float))
     np.testing.assert_array_equal(found.images, training[indices])
+    np.testing.assert_array_equal(found.numbers, indices)
     np.testing.assert_allclose(found.distances, distances / np.sqrt(60), rtol=1e-12)
 
 
