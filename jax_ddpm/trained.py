@@ -60,6 +60,16 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh, *, average: bool = T
         return Weights(*checkpoints.restore_ema(like))
 
 
+def kind_of_weights(workdir: Path) -> str:
+    """Which weights of a run `open_run` opens: "ema", the averaged ones, or "last", as the last step left them.
+
+    These are all there is where nothing was averaged, and in a folder into which `--mode export_weights` wrote them alone.
+    """
+    settings, alone = read_config(workdir), not (workdir / "checkpoints").is_dir()
+    averaged = settings.train.ema_decay > 0 and (settings.export_weights.average or not alone)
+    return "ema" if averaged else "last"
+
+
 def open_start(config: ConfigDict, mesh: Mesh, like: Params) -> Weights:
     """The averaged weights of the run that `train.start` names, for another run of the same network to begin with.
 

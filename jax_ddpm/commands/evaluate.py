@@ -21,7 +21,7 @@ from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training
 from jax_ddpm.opened_images import images_at, open_images
 from jax_ddpm.reports import REPORTS
 from jax_ddpm.sample_reports import SAMPLE_REPORTS
-from jax_ddpm.trained import open_run
+from jax_ddpm.trained import kind_of_weights, open_run
 from jax_ddpm.training.sharding import make_mesh
 
 STAND_ALONE = ("fid", "is", "kid", "precision_recall")  # of --samples, where no metrics are named
@@ -61,7 +61,7 @@ def evaluate_held_out(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Se
 
     directory = workdir / "evaluation" / _folder_name(config, step)
     circumstances = {
-        **{"checkpoint": step, "weights": "ema", "data": config.data.name, "split": config.eval.split},
+        **{"checkpoint": step, "weights": kind_of_weights(workdir), "data": config.data.name, "split": config.eval.split},
         **{"directory": config.data.directory, "seen_in_training": seen, "class_conditional": config.model.class_conditional},
         **{"seed": config.eval.seed, "batch_size": held.batch_size},
     }

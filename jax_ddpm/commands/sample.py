@@ -14,19 +14,20 @@ from jax_ddpm.files import remove, write_json, write_npz
 from jax_ddpm.generation import folder_name, grid_columns, make_generator
 from jax_ddpm.opened_images import ARCHIVE, HOW_DRAWN
 from jax_ddpm.pictures import grid, save_png
-from jax_ddpm.trained import open_run
+from jax_ddpm.trained import kind_of_weights, open_run
 from jax_ddpm.training.sharding import make_mesh
 
 MOST_PICTURES = 1024  # a grid of more cannot be looked at, and programs refuse to open one of 50,000; the archive has all
 
 
 class Drawn(NamedTuple):
-    """What was drawn: images [N, H, W, C] uint8, their labels [N], where their grid is, and from the weights of which step."""
+    """What was drawn: images [N, H, W, C] uint8, their labels [N], where their grid is, from which weights of which step."""
 
     images: np.ndarray
     labels: np.ndarray
     grid: Path
     step: int
+    weights: str
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -57,7 +58,7 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
     images = np.concatenate(batches)
     directory = workdir / "samples" / folder_name(config, step, config.sample.seed)
     columns = grid_columns(config, min(len(labels), MOST_PICTURES))
-    drawn = Drawn(images, labels, write(directory, images, labels, columns), step)
+    drawn = Drawn(images, labels, write(directory, images, labels, columns), step, kind_of_weights(workdir))
     write_json(directory / HOW_DRAWN, how_drawn(config, drawn))
     return drawn
 
@@ -66,7 +67,7 @@ def how_drawn(config: ConfigDict, drawn: Drawn) -> dict[str, Any]:
     """All that a figure of samples depends on."""
     settings = to_dict(config)
     return {
-        **{"checkpoint": drawn.step, "weights": "ema", "samples": len(drawn.images), "seed": config.sample.seed},
+        **{"checkpoint": drawn.step, "weights": drawn.weights, "samples": len(drawn.images), "seed": config.sample.seed},
         **{"evaluations": make_sampler(config).evaluations},
         **{group: settings[group] for group in ("sample", "sampler", "guidance")},
     }

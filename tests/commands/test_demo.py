@@ -28,7 +28,7 @@ def test_samples_that_are_digits_pass(tmp_path, capsys, monkeypatch):
     def draw(config, workdir):
         examples = [demo.digits("test")[index] for index in range(50)]
         images, labels = (np.array([each[name] for each in examples]) for name in ("image", "label"))
-        return demo.sample.Drawn(images, labels, workdir / "grid.png", step=6)
+        return demo.sample.Drawn(images, labels, workdir / "grid.png", step=6, weights="ema")
 
     monkeypatch.setattr(demo.train, "main", lambda config, workdir: None)
     monkeypatch.setattr(demo.sample, "draw", draw)

@@ -13,7 +13,7 @@ from jax_ddpm.artifact import DESCRIPTION, PROGRAM
 from jax_ddpm.commands import evaluate, export_weights, sample, train
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.trained import open_run
+from jax_ddpm.trained import kind_of_weights, open_run
 from jax_ddpm.training.sharding import make_mesh
 from tests.commands.conftest import last_state, make_tiny_config
 
@@ -119,6 +119,16 @@ def test_the_folder_is_evaluated_like_a_run(exported):
     found = json.loads((exported / "evaluation/step_0000006_test_seed_0_first_4_draws_3/evaluation.json").read_text())
     assert found["bits_per_dim"]["draws"] == 3
     assert found["bits_per_dim"]["seen_in_training"] is False
+
+
+@pytest.mark.parametrize(("average", "kind"), [(True, "ema"), (False, "last")])
+def test_figures_of_weights_alone_say_whether_they_are_the_average(trained, tmp_path, average, kind):
+    config = read_config(trained)
+    config.export_weights.update(out=str(tmp_path), average=average)
+    export_weights.main(config, trained)
+    assert (kind_of_weights(tmp_path), kind_of_weights(trained)) == (kind, "ema")
+    samples = sample.draw(read_config(tmp_path), tmp_path)
+    assert json.loads((samples.grid.parent / "samples.json").read_text())["weights"] == kind
 
 
 def start_from(exported, workdir, **settings):
