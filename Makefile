@@ -4,6 +4,7 @@
 # make parity compares the samplers, step by step, with diffusers' schedulers, and reads sets that other libraries wrote
 # make plan   compiles the train step for pods of TPU v5e, on any machine, and says what training would take; an hour or more
 # make browser opens the pages of --mode report and compare in Chromium, which has to be there, and checks what a person meets
+# make environments gets all that parity and browser need
 # make soak   ends a run of two processes 200 times, at random, and checks that nothing is lost; about an hour on two cores
 # make docs   builds the documentation into site/; a broken link or a missing docstring is an error
 # make data   gets Fashion-MNIST and emoji as packages of Debian and npm, into data/
@@ -14,7 +15,7 @@ BIN := .venv/bin
 PARITY := .venv-parity/bin
 BROWSER := .venv-browser/bin
 
-.PHONY: demo test lint docs parity browser plan soak data lock
+.PHONY: demo test lint docs parity browser environments plan soak data lock
 
 demo: .venv/installed
 	$(BIN)/python run.py --mode demo --config configs/digits.py --workdir runs/demo
@@ -50,6 +51,8 @@ plan: .venv/installed .libtpu/installed
 browser: .venv-browser/installed browser/axe
 	@$(call need,chromium chromedriver)
 	$(BROWSER)/python -m pytest browser
+
+environments: .venv-parity/installed .venv-browser/installed browser/axe
 
 soak: .venv/installed
 	$(BIN)/python -m tests.commands.soak --kills=200

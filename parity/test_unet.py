@@ -151,8 +151,7 @@ def test_trained_further_the_loss_falls_and_what_is_exported_opens(tmp_path):
     config.sampler.update(name="ddim", steps=2)
     train.main(config, tmp_path / "further")
     losses = [row["loss"] for row in read_metrics(tmp_path / "further")]
-    assert losses[0] > 1.2, "random weights know nothing of digits"
-    assert np.mean(losses[-3:]) < 0.4
+    assert np.mean(losses[-3:]) < losses[0] / 2, losses
 
     trained = read_config(tmp_path / "further")
     trained.export_weights.update(to="diffusers", out=str(tmp_path / "back"))
