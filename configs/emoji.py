@@ -3,8 +3,10 @@
     make data
     python run.py --config configs/emoji.py
 
-The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. What is done to the images at random
-the network is told, so that it draws none of it (Karras et al. 2022, appendix F.2). Nothing has been trained with this file.
+The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. What they take is an idea of the whole
+image, so the network is narrow where it is large and wide where it is small, and it predicts v, whose loss asks for all noise
+levels alike; noise and its loss, with a network of (1, 2, 2), gave coloured patches after 2,500 steps. Nothing has been trained
+to its end with this file.
 """
 
 from ml_collections import ConfigDict
@@ -13,13 +15,13 @@ from jax_ddpm.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """A network of 1.1 million parameters with a learned variance, conditional on the category."""
+    """A network of 3.8 million parameters, most of them at 8×8 and 4×4, conditional on the category."""
     config = default_config()
-    config.data.update(name="emoji", image_size=32, channels=3, flip=False, augment=0.12)
-    config.diffusion.update(schedule="cosine", loss="hybrid", variance="learned_range")
+    config.data.update(name="emoji", image_size=32, channels=3, flip=False)
+    config.diffusion.update(schedule="cosine", prediction="v", loss="v", variance="fixed_small")
     config.model.update(
-        channels=32,
-        multipliers=(1, 2, 2),
+        channels=24,
+        multipliers=(1, 2, 4, 6),
         blocks=1,
         attention_resolutions=(8,),
         groups=8,
@@ -28,7 +30,7 @@ def get_config() -> ConfigDict:
         label_dropout=0.1,
     )
     config.train.update(
-        steps=4000,
+        steps=5000,
         batch_size=64,
         learning_rate=1e-3,
         warmup_steps=200,
