@@ -18,15 +18,12 @@ from jax_ddpm.diffusion.samplers import ddim_inverse
 from jax_ddpm.diffusion.sampling import Sampler, sample, sample_trajectory
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import image_shape, known_classes, make_denoiser, make_network, make_sampler, make_schedule
-from jax_ddpm.generation import check_steering, frame_steps, steer
+from jax_ddpm.generation import Arrays, Chain, Prepare, check_steering, frame_steps, steer
 from jax_ddpm.trained import Classifier
 from jax_ddpm.training.sharding import replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
 
 ENCODING_STEPS = 100  # of the chain, or all where it has fewer: what encoding takes where sampler.steps is 0
-
-Arrays = dict[str, jax.Array]
-"""By name, each [B, ...]."""
 
 Run = Callable[[Params, Params, Arrays, jax.Array], Arrays]
 """(params, the guide's params, what is given, key) -> what is made of it."""
@@ -42,12 +39,14 @@ class Task(NamedTuple):
       titles: of the states [B, K, H, W, C] of the chain that `run` gives beside the results; where these are several of an
         image, those of the first.
       results: how many of an image.
+      prepare: gets its chain ready, where it is a single one, so that it can also be run in parts.
     """
 
     run: Run
     evaluations: int
     titles: tuple[str, ...] = ()
     results: int = 1
+    prepare: Prepare | None = None
 
 
 def _chain(
@@ -69,16 +68,19 @@ def _chain(
     evaluations = adapt(sampler, nothing).evaluations
     at_steps = frame_steps(evaluations, config.edit.frames)
 
-    def run(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Arrays:
+    def prepare(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Chain:
         start_key, chain_key, small_key = jax.random.split(key, 3)
         small = _told(config, given["small"], small_key) if "small" in given else None
-        guided, denoiser = steer(config, sampler, params, given["label"], guide, guide_params, small)
-        x = start(sampler, given, start_key)
-        result, states = sample_trajectory(adapt(guided, given), denoiser, x, chain_key, at_steps)
-        told = {} if small is None else {"told": small.image}
+        scale = given.get("scale")
+        guided, denoiser = steer(config, sampler, params, given["label"], guide, guide_params, small, scale)
+        return Chain(adapt(guided, given), denoiser, start(sampler, given, start_key), chain_key)
+
+    def run(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Arrays:
+        result, states = sample_trajectory(*prepare(params, guide_params, given, key), at_steps)
+        told = {"told": _told(config, given["small"], jax.random.split(key, 3)[2]).image} if "small" in given else {}
         return {"result": result, "states": states.swapaxes(0, 1), **told}
 
-    return Task(run, evaluations, (begins, *(f"after {step}" for step in at_steps[1:-1]), "result"))
+    return Task(run, evaluations, (begins, *(f"after {step}" for step in at_steps[1:-1]), "result"), prepare=prepare)
 
 
 def _told(config: ConfigDict, small: jax.Array, key: jax.Array) -> LowResolution:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,29 @@ Generator = Callable[[Params, np.ndarray, int], Iterator[tuple[np.ndarray, np.nd
 Draw = Callable[[Params, Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """(params, the guide's, labels [B], key) -> images [B, H, W, C] in [-1, 1] and the chain's kept states [K, B, H, W, C]."""
 
+Arrays = dict[str, jax.Array]
+"""By name, each [B, ...]."""
+
+
+class Chain(NamedTuple):
+    """All that a chain is run with, as `sample_trajectory` and `go_on` take it.
+
+    Attributes:
+      sampler, denoiser: drawn towards the labels, and with all else that is given heeded.
+      x: [B, H, W, C] where it starts.
+      key: of its evaluations.
+    """
+
+    sampler: Sampler
+    denoiser: Denoiser
+    x: jax.Array
+    key: jax.Array
+
+
+Prepare = Callable[[Params, Params, Arrays, jax.Array], Chain]
+"""(params, the guide's, what is given, among it `label` [B], key) -> the chain, to be called within a function to be compiled.
+Where `scale` [B] is given, guidance is of that scale, else of `guidance.scale`; whether there is any, `guidance` alone says."""
+
 _LONGEST_NAME = 120  # bytes of a folder's name: file systems allow 255, and more may be put before it
 
 
@@ -61,6 +84,7 @@ def steer(
     guide: Classifier | None,
     guide_params: Params = None,
     small: LowResolution | None = None,
+    scale: jax.Array | None = None,
 ) -> tuple[Sampler, Denoiser]:
     """The sampler and the denoiser, drawn towards the labels as `guidance` says.
 
@@ -68,8 +92,11 @@ def steer(
       labels: [B] integers; they only count where the network or the guide knows classes.
       guide_params: the guide's parameters, where they are an argument of a function to be compiled; else its own are taken.
       small: the small images, for a network that enlarges them.
+      scale: [B] of the guidance, where it is an argument of a function to be compiled; else it is `guidance.scale`, which says
+        in both cases whether there is any.
     """
     network, guidance = make_network(config), config.guidance
+    strength = guidance.scale if scale is None else scale
     last = config.diffusion.steps - 1
     interval = tuple(share * last for share in guidance.interval)
     if guide is None and guidance.scale != 1:
@@ -78,7 +105,7 @@ def steer(
             return make_denoiser(network, params, labels, low_resolution=small)(xt, t)
 
         null_label = num_classes(config)
-        return sampler, classifier_free(labelled, labels, null_label=null_label, scale=guidance.scale, interval=interval)
+        return sampler, classifier_free(labelled, labels, null_label=null_label, scale=strength, interval=interval)
     denoiser = make_denoiser(network, params, labels if network.num_classes else None, low_resolution=small)
     if guide is None:
         return sampler, denoiser
@@ -87,7 +114,7 @@ def steer(
     def classifier(xt: jax.Array, t: jax.Array) -> jax.Array:
         return cast(jax.Array, guide.network.apply(knowing, xt, t))
 
-    options = {"scale": guidance.scale, "interval": interval}
+    options: dict[str, Any] = {"scale": strength, "interval": interval}
     if _form(config) == "mean":
         return guided_mean(sampler, classifier, labels, **options), denoiser
     prediction = config.diffusion.prediction
@@ -115,8 +142,22 @@ def make_draw(
     """A function that draws one image a label, to be compiled.
 
     Args:
-      guide: see `open_guide`.
       at_steps: after how many evaluations the state of the chain is kept.
+      guide, place: as in `from_noise`, which says what is wrong with the settings too.
+    """
+    prepare = from_noise(config, guide, place)
+
+    def draw(params: Params, guide_params: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return sample_trajectory(*prepare(params, guide_params, {"label": labels}, key), at_steps)
+
+    return draw
+
+
+def from_noise(config: ConfigDict, guide: Classifier | None, place: Callable[[jax.Array], jax.Array] = _same) -> Prepare:
+    """What gets ready the chains that draw one image a label.
+
+    Args:
+      guide: see `open_guide`.
       place: x_T -> x_T as it is to lie on the devices.
     Raises:
       InvalidInput: settings with which nothing can be drawn.
@@ -129,13 +170,13 @@ def make_draw(
     sampler = make_sampler(config)
     check_steering(config, sampler, guide)
 
-    def draw(params: Params, guide_params: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def prepare(params: Params, guide_params: Params, given: Arrays, key: jax.Array) -> Chain:
         start_key, chain_key = jax.random.split(key)
+        labels = given["label"]
         x_T = place(jax.random.normal(start_key, (labels.shape[0], *image_shape(config))))
-        guided, denoiser = steer(config, sampler, params, labels, guide, guide_params)
-        return sample_trajectory(guided, denoiser, x_T, chain_key, at_steps)
+        return Chain(*steer(config, sampler, params, labels, guide, guide_params, scale=given.get("scale")), x_T, chain_key)
 
-    return draw
+    return prepare
 
 
 def batch_key(seed: int | jax.Array, number: int | jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ them apart is numbers: `samplers.py` has those of `ancestral` and `ddim`, `solve
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,15 +157,54 @@ def sample_trajectory(
         return states.at[slot].set(x, mode="drop") if kept else states
 
     def step(carry, row):
-        x, estimates, states = carry
+        x, earlier, states = carry
         line, slot = row
-        x, estimates = _update(sampler, denoiser, x, estimates, line, jax.random.fold_in(key, line["number"]))
-        return (x, estimates, record(states, slot, x)), None
+        x, estimates = _update(sampler, denoiser, x, earlier, line, jax.random.fold_in(key, line["number"]))
+        return (x, estimates[:-1], record(states, slot, x)), None
 
     states = record(jnp.zeros((kept, *x_T.shape), x_T.dtype), slots[0], x_T)
     earlier = (jnp.zeros_like(x_T),) * (sampler.of_x0.shape[1] - 1)
     (x, _, states), _ = jax.lax.scan(step, (x_T, earlier, states), (_table(sampler, x_T.dtype), jnp.asarray(slots[1:])))
     return x, states
+
+
+class Standing(NamedTuple):
+    """Where a chain stands.
+
+    Attributes:
+      x: [B, ...] its state.
+      estimates: the last estimates of x_0, each [B, ...], the newest first; zeros before there is one.
+    """
+
+    x: jax.Array
+    estimates: tuple[jax.Array, ...]
+
+
+def begun(sampler: Sampler, x_T: jax.Array) -> Standing:
+    """Where the chain stands before the first evaluation."""
+    return Standing(x_T, (jnp.zeros_like(x_T),) * sampler.of_x0.shape[1])
+
+
+def go_on(
+    sampler: Sampler, denoiser: Denoiser, standing: Standing, key: jax.Array, first: int | jax.Array, stop: int | jax.Array
+) -> Standing:
+    """Runs a part of the chain, so that it can be looked at on the way; all parts one after another come to what `sample` does.
+
+    Args:
+      denoiser, key: as in `sample`, the same for every part.
+      standing: of `begun`, or where the part before has come to.
+      first, stop: the evaluations of this part, first, first + 1, …, stop - 1. They may be traced: one compiled program then
+        runs every part.
+    Returns:
+      Where the chain stands then; the first of its estimates is the x_0 of the last evaluation made.
+    """
+    table = _table(sampler, standing.x.dtype)
+
+    def step(number: jax.Array, standing: Standing) -> Standing:
+        line = {name: values[number] for name, values in table.items()}
+        return Standing(*_update(sampler, denoiser, standing.x, standing.estimates[:-1], line, jax.random.fold_in(key, number)))
+
+    return jax.lax.fori_loop(first, stop, step, standing)
 
 
 def _table(sampler: Sampler, dtype: Any) -> dict[str, jax.Array]:
@@ -183,8 +222,8 @@ def _update(
     line: dict[str, jax.Array],
     key: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """One evaluation: the next state, and the estimates of x_0 that count for the one after. What a column of zeros would
-    multiply is left out when the sampler is traced."""
+    """One evaluation: the next state, and the last estimates of x_0; all but the oldest count for the one after. What a
+    column of zeros would multiply is left out when the sampler is traced."""
     noise_key, after_key = jax.random.split(key)
     t = jnp.full(x.shape[:1], line["row"])
     output, values = split_output(network_output(sampler.schedule, denoiser, x, t), x)
@@ -203,4 +242,4 @@ def _update(
         moved += line["noisy"] * deviation * jax.random.normal(noise_key, x.shape, x.dtype)
     if sampler.after is not None:
         moved = sampler.after(moved, line["number"], after_key)
-    return moved, estimates[:-1]
+    return moved, estimates

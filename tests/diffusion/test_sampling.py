@@ -13,6 +13,8 @@ from jax_ddpm import (
     Sampler,
     ancestral,
     ddim,
+    dpm_solver_pp,
+    inpaint,
     linear_schedule,
     p_mean_variance,
     respace,
@@ -21,6 +23,7 @@ from jax_ddpm import (
     schedule_from_betas,
     static_clip,
 )
+from jax_ddpm.diffusion.sampling import begun, go_on
 from tests.references import Chain, GaussianData, equations, small_network
 
 BETAS = np.linspace(0.002, 0.3, 12)
@@ -366,3 +369,51 @@ def test_trajectory_takes_the_memory_of_the_states_it_keeps():
     temporary, output, state = memory(100, functools.partial(sample_trajectory, at_steps=(0, 50, 100)))
     assert 4 * state <= output < 4.01 * state  # the sample and three states
     assert temporary < 20 * state  # a few for each state in use or kept, not one for each of the hundred steps
+
+
+IN_PARTS = {
+    "ancestral": ancestral(SCHEDULE, variance="learned_range"),
+    "ddim": ddim(SCHEDULE, steps=6, eta=0.5),
+    "third order": dpm_solver_pp(SCHEDULE, steps=7, order=3),
+    "inpainting": inpaint(ancestral(SCHEDULE), jnp.full(SHAPE, 0.5), jnp.arange(3) < 2, jump=3, resamples=2),
+}
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_in_parts_it_comes_by_one_program_to_the_states_of_the_chain_in_one_piece(name):
+    sampler, key = IN_PARTS[name], jax.random.key(3)
+    network = WIDE_NETWORK if sampler.learned else NETWORK
+    total, traced = sampler.evaluations, 0
+    ends = (1, 3, total - 1, total)
+    whole, states = jax.jit(lambda x: sample_trajectory(sampler, network, x, key, ends))(noise())
+
+    @jax.jit
+    def part(standing, first, stop):
+        nonlocal traced
+        traced += 1
+        return go_on(sampler, network, standing, key, first, stop)
+
+    standing, first = begun(sampler, jnp.asarray(noise())), 0
+    assert not any(np.any(estimate) for estimate in standing.estimates)
+    for stop, state in zip(ends, states, strict=True):
+        standing, first = part(standing, first, stop), stop
+        np.testing.assert_array_equal(standing.x, state)
+    np.testing.assert_array_equal(standing.x, whole)
+    assert traced == 1
+    assert len(standing.estimates) == sampler.of_x0.shape[1]
+
+
+def test_on_the_way_the_chain_says_what_the_network_takes_its_state_for():
+    sampler = ddim(SCHEDULE, steps=6, clip=None)
+    ends = range(1, sampler.evaluations + 1)
+    standing = begun(sampler, jnp.asarray(noise()))
+    for first, stop in enumerate(ends):
+        x, t = np.asarray(standing.x, np.float64), sampler.timesteps[first]
+        standing = go_on(sampler, NETWORK, standing, KEY, first, stop)
+        alpha_bar = np.prod(1 - BETAS[: t + 1])
+        eps = NUMPY_NETWORK(x, np.full(len(x), t))
+        # A few roundings of 2^-24, of numbers that are divided by √ᾱ > .3.
+        np.testing.assert_allclose(
+            standing.estimates[0], (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar), rtol=0, atol=1e-5
+        )
+    np.testing.assert_allclose(standing.x, standing.estimates[0], rtol=0, atol=1e-6)  # the end is the last of them
