@@ -3,7 +3,7 @@
 # make lint   runs the linter and the type checker
 # make parity compares the samplers, step by step, with diffusers' schedulers, and reads sets that other libraries wrote
 # make plan   compiles the train step for pods of TPU v5e, on any machine, and says what training would take; an hour or more
-# make browser opens the pages of --mode report and compare in Chromium, which has to be there, and checks what a person meets
+# make browser opens the pages of --mode report, compare and serve in Chromium, which has to be there, and checks what a person meets
 # make environments gets all that parity and browser need
 # make soak   ends a run of two processes 200 times, at random, and checks that nothing is lost; about an hour on two cores
 # make docs   builds the documentation into site/; a broken link or a missing docstring is an error

@@ -178,6 +178,7 @@ _MORE_THAN_ZERO = {
     "sample": ("count", "batch_size"),
     "edit": ("count", "jump", "resamples"),
     "eval": ("batch_size", "ode_tolerance"),
+    "serve": ("images", "upload_mib"),
     "profile": ("start",),
     "runtime": ("heartbeat",),
 }

@@ -1,6 +1,8 @@
 """From what is typed after `python run.py` to the settings of a run; run.py says which flags there are."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -59,6 +61,16 @@ def keep_own_flags(config: ConfigDict, mode: str) -> None:
             raise InvalidInput(f"--{name} needs --mode {' or '.join(modes)}")
         if value is not None:
             own = config[GROUPS.get(mode, mode)]
-            own[name] = tuple(value.split(",")) if isinstance(own[name], tuple) else value
+            own[name] = _as(type(own[name]), name, value)
     if mode == "import_weights":
         config.import_weights.given = tuple(sorted(config_flags.get_override_values(flags.FLAGS["config"])))
+
+
+def _as(kind: type, name: str, value: str) -> Any:
+    """What a flag says, as its setting has it."""
+    if kind is int and not value.isdecimal():
+        raise InvalidInput(f"--{name}={value}: expected a whole number, 0 or more")
+    return _READ[kind](value)
+
+
+_READ: dict[type, Callable[[str], Any]] = {str: str, int: int, tuple: lambda text: tuple(text.split(","))}

@@ -197,6 +197,12 @@ def default_config() -> ConfigDict:
     compare.workdirs = ()  # the runs that --mode compare lays side by side
     compare.out = "compare.html"  # the page that it writes
 
+    config.serve = serve = ConfigDict()
+    serve.host = "127.0.0.1"  # where --mode serve listens; whoever reaches another address than that can use the page
+    serve.port = 0  # 0: 7860, or the next one that is free
+    serve.images = 16  # the most that are drawn at a time
+    serve.upload_mib = 8  # the largest picture that it takes
+
     config.profile = profile = ConfigDict()
     profile.start = 10  # the first step after the start of the command that is traced; the first ones wait for the compiler
     profile.steps = 0  # how many are, into WORKDIR/profile/; 0: none

@@ -54,7 +54,7 @@ def embed(pixels: np.ndarray, alt: str, *, image_size: int, caption: str = "") -
     scale = scale_of(image_size)
     once = pixels[::scale, ::scale]
     scale, pixels = (scale, once) if np.array_equal(_enlarged(once, scale), pixels) else (1, pixels)
-    return Image(_png([pixels]), alt, pixels.shape[1], pixels.shape[0], scale, caption)
+    return Image(data_uri([pixels]), alt, pixels.shape[1], pixels.shape[0], scale, caption)
 
 
 def states_of(filmstrip: np.ndarray, image_size: int) -> list[np.ndarray]:
@@ -75,21 +75,25 @@ def animate(name: str, states: Sequence[np.ndarray], alt: str, *, image_size: in
     scale = scale_of(image_size)
     shown = [_enlarged(state, scale) for state in states]
     height, width = shown[0].shape[:2]
-    moving = Image(_png(shown), alt, width, height, 1, caption)
-    return Animation(name, moving, moving._replace(source=_png(shown[:1])))
+    moving = Image(data_uri(shown), alt, width, height, 1, caption)
+    return Animation(name, moving, moving._replace(source=data_uri(shown[:1])))
 
 
 def _enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _png(frames: Sequence[np.ndarray]) -> str:
-    """A PNG as a data: URI; of several frames an animated one, which begins again and again."""
+def data_uri(frames: Sequence[np.ndarray], *, smallest: bool = True) -> str:
+    """A PNG as a data: URI; of several frames [H, W, C] uint8 an animated one, which begins again and again.
+
+    Args:
+      smallest: whether time is taken to make it as small as can be.
+    """
     pictures = [Pillow.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in frames]
     moving: dict[str, Any] = {}
     if len(pictures) > 1:
         seconds = [SECONDS_A_STATE] * (len(pictures) - 1) + [SECONDS_OF_THE_LAST]
         moving = {"save_all": True, "append_images": pictures[1:], "duration": [1000 * each for each in seconds], "loop": 0}
     file = io.BytesIO()
-    pictures[0].save(file, format="PNG", optimize=True, **moving)
+    pictures[0].save(file, format="PNG", optimize=smallest, **moving)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

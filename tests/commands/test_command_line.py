@@ -60,6 +60,8 @@ MISTAKES = {
     "--config.sample.labels=(11,)": "expected labels in 0..9",
     "--mode=trian": "demo, export_weights, describe, plan, data. Did you mean 'train'?",
     "--workdirs=runs/a,runs/b": "--workdirs needs --mode compare",
+    "--port=7860": "--port needs --mode serve",
+    "--config.serve.images=0": "serve.images=0: expected more than 0",
     "--out=x": "--out needs --mode export_weights or compare",
     "--wrkdir=x": "Unknown command line flag 'wrkdir'. Did you mean: workdir",
 }

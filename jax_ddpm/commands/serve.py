@@ -1,0 +1,46 @@
+"""--mode serve: a page on this machine on which a trained run is asked for images."""
+
+import importlib.util
+import signal
+import threading
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from jax_ddpm.errors import InvalidInput
+from jax_ddpm.serving.painter import Painter
+from jax_ddpm.serving.policy import free_port, is_own, kept_to_itself
+
+NOT_INSTALLED = "--mode serve needs Gradio, which nothing else here does: pip install -r requirements-serve.txt"
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Shows the page until SIGINT (Ctrl-C) or SIGTERM ends it.
+
+    Raises:
+      InvalidInput: Gradio is not installed, the run draws nothing from noise, or the address cannot be listened at.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise InvalidInput(NOT_INSTALLED)
+    if jax.process_count() > 1:
+        raise InvalidInput("--mode serve runs in one process: expected no --processes")
+    serve = config.serve
+    port = free_port(serve.host, serve.port)
+    painter = Painter(config, workdir)
+    with kept_to_itself():
+        from jax_ddpm.serving.page import make_page, served  # which takes seconds, and is not there for everyone
+
+        with served(make_page(painter), serve.host, port, upload_mib=serve.upload_mib):
+            if not is_own(serve.host):
+                print(f"WARNING: whoever reaches {serve.host} can use this page; there is no password", flush=True)
+            print(f"page: http://{serve.host}:{port}/ (Ctrl-C ends it)", flush=True)
+            _wait_to_be_ended()
+    print("the page is closed", flush=True)
+
+
+def _wait_to_be_ended() -> None:
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
