@@ -35,6 +35,8 @@ PLACES = (
     ("eval", "samples"),
     ("eval", "reference"),
     ("eval", "save_reference"),
+    ("serve", "host"),
+    ("serve", "port"),
     ("export_weights", "out"),
     ("import_weights", "from"),
     ("import_weights", "given"),

@@ -1,7 +1,9 @@
 """--mode serve: a page on this machine on which a trained run is asked for images."""
 
 import importlib.util
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.serving.painter import Painter
 from jax_ddpm.serving.policy import free_port, is_own, kept_to_itself
 
+PATIENCE = 5.0  # seconds that a part of a chain has to come to its end; a compiler may take minutes
 NOT_INSTALLED = "--mode serve needs Gradio, which nothing else here does: pip install -r requirements-serve.txt"
 
 
@@ -36,7 +39,11 @@ def main(config: ConfigDict, workdir: Path) -> None:
                 print(f"WARNING: whoever reaches {serve.host} can use this page; there is no password", flush=True)
             print(f"page: http://{serve.host}:{port}/ (Ctrl-C ends it)", flush=True)
             _wait_to_be_ended()
+            ended = painter.close(PATIENCE)
     print("the page is closed", flush=True)
+    if not ended:  # a thread that is at work cannot be stopped, and would be torn up by Python's own end
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _wait_to_be_ended() -> None:

@@ -112,7 +112,7 @@ def controls(painter: Painter) -> list[gr.components.Component]:
         gr.Dropdown(list(SAMPLERS), value=first.sampler, label="Sampler", filterable=False, elem_id="sampler"),
         gr.Slider(1, limits.steps, value=first.steps, step=1, label="Steps", buttons=[], elem_id="steps"),
         gr.Slider(1, limits.images, value=first.images, step=1, label="Images", buttons=[], elem_id="images"),
-        gr.Number(first.seed, label="Seed", precision=0, minimum=0, maximum=HIGHEST_SEED, elem_id="seed"),
+        gr.Number(first.seed, label="Seed", precision=0, elem_id="seed"),
     ]
     if limits.classes:
         choices = [("every class in turn", IN_TURN), *((name, label) for label, name in enumerate(limits.classes))]
@@ -143,7 +143,7 @@ def make_page(painter: Painter) -> gr.Blocks:
                 with gr.Tab("Inpaint"):
                     file = gr.UploadButton("Upload a picture", type="binary", file_types=["image"], size="sm", elem_id="upload")
                     take = gr.Button("Take the first image drawn", size="sm", elem_id="take")
-                    said = gr.HTML()
+                    said = gr.HTML(elem_id="said")
                     mask = gr.HTML("", html_template=_asset("mask.html"), js_on_load=_asset("mask.js"), size=size, picture="")
                     resamples = gr.Slider(
                         1, MOST_RESAMPLES, value=first_asked(painter.config).resamples, step=1, label="Resamples", buttons=[]
@@ -151,7 +151,7 @@ def make_page(painter: Painter) -> gr.Blocks:
                     fill = gr.Button("Draw what is painted over", variant="primary", elem_id="fill")
                 stop = gr.Button("Stop", elem_id="stop")
             with gr.Column(scale=3, min_width=280):
-                shown = gr.HTML(message("Nothing has been drawn yet.", wrong=False))
+                shown = gr.HTML(message("Nothing has been drawn yet.", wrong=False), elem_id="result")
         another.click(lambda: random.randint(0, HIGHEST_SEED), None, asked[3], queue=False, api_visibility="private")
         runs = [
             draw.click(page.draw, asked, [shown, last], show_progress="hidden", **quiet),

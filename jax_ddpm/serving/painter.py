@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -88,6 +89,7 @@ class Painter:
         from_noise(config, self._guide)
         self.config, self.workdir, self.limits = config, workdir, limits_of(config)
         self._program = lru_cache(PROGRAMS)(self._compiled)
+        self._working, self._closed = threading.Lock(), False
 
     def paint(self, asked: Asked, filling: Filling | None = None) -> Iterator[Seen]:
         """Draws the images asked for, and shows STATES states of their chain, the last of which are the images.
@@ -95,9 +97,26 @@ class Painter:
         They are those that `--mode sample` draws with the same settings; with `filling`, what `--mode edit --task inpaint`
         makes of that image.
 
+        After `close` there is nothing more.
+
         Raises:
           InvalidInput: what is asked for is out of its range, or the settings do not go together.
         """
+        chain = self._chain(asked, filling)
+        while True:
+            with self._working:
+                seen = None if self._closed else next(chain, None)
+            if seen is None:
+                return
+            yield seen
+
+    def close(self, patience: float) -> bool:
+        """Begins no more parts of chains; whether the one that was at work came to its end within so many seconds."""
+        self._closed = True
+        return self._working.acquire(timeout=patience)
+
+    def _chain(self, asked: Asked, filling: Filling | None) -> Iterator[Seen]:
+        """What `paint` shows."""
         asked = checked(self.limits, asked)
         if asked.label == NO_CLASS and (filling is None or asked.scale != 1):
             raise InvalidInput("no class: it is for inpainting without guidance. Expected a class, or every class in turn")

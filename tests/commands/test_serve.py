@@ -1,7 +1,10 @@
 """--mode serve before there is a page; the page itself is opened by `make browser`."""
 
 import importlib.util
+import os
+import signal
 import socket
+import threading
 
 import jax
 import pytest
@@ -46,3 +49,14 @@ def test_several_processes_are_refused(with_gradio, trained, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(InvalidInput, match="runs in one process"):
         serve.main(read_config(trained), trained)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_waiting(number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+        serve._wait_to_be_ended()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

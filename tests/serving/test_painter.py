@@ -144,3 +144,13 @@ def test_a_run_that_draws_nothing_is_refused(classifier, tmp_path):
     enlarging = leave_run(tmp_path, tiny(model={"low_res_size": 4}))
     with pytest.raises(InvalidInput, match="this network enlarges small images"):
         Painter(read_config(enlarging), enlarging)
+
+
+def test_when_it_is_closed_a_chain_goes_no_further(conditional):
+    painter = Painter(read_config(conditional), conditional)
+    chain = painter.paint(Asked("ddim", 4, 1, 0))
+    assert next(chain).done == 0
+    assert painter.close(0)
+    assert painter.close(0) is False  # as when a part were still at work
+    painter._working.release()
+    assert list(chain) == []
