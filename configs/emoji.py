@@ -3,10 +3,10 @@
     make data
     python run.py --config configs/emoji.py
 
-The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. What they take is an idea of the whole
-image, so the network is narrow where it is large and wide where it is small, and it predicts v, whose loss asks for all noise
-levels alike; noise and its loss, with a network of (1, 2, 2), gave coloured patches after 2,500 steps. Nothing has been trained
-to its end with this file.
+The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. What they take is an idea of the
+whole image, so the network is narrow where it is large and wide where it is small, and it predicts v, whose loss asks for all
+noise levels alike; noise and its loss, with a network of (1, 2, 2), gave coloured patches after 2,500 steps. Nothing has been
+trained to its end with this file.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
 
 The data and the hardware: as in configs/fashion_mnist.py. A tenth of the labels is dropped in training, so that a class can be
 drawn with guidance: --mode sample --config.guidance.scale=2. Result (docs/zoo.md): each class is drawn as what it is, and
-2.58 ± .06 bits/dim on 128 images that were held out. `zoo/fashion_mnist_conditional` has its weights.
+2.621 ± .014 bits/dim on all 10,000 test images. `zoo/fashion_mnist_conditional` has its weights.
 """
 
 from ml_collections import ConfigDict
