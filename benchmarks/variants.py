@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +35,7 @@ from jax_ddpm.runtime import configure
 from jax_ddpm.training.logging import read_metrics
 
 SKIPS, UPSAMPLING = ("concatenate", "add"), ("nearest", "bilinear", "transposed")
+BOUND, DISTANCE = "bits_per_dim", "classifier_frechet_distance"
 STEPS = 50  # of DDIM, by which the samples are drawn
 COLUMNS = {"bits_per_dim": 3, "distance": 2, "fine_power": 2, "speed": 0}  # figures, and their decimals
 
@@ -55,21 +56,23 @@ def train_variant(config: ConfigDict, workdir: Path) -> ConfigDict:
     return read_config(workdir)
 
 
-def judge(config: ConfigDict, workdir: Path, classifier: str, count: int, draws: int) -> Path:
-    """Evaluates a run; the folder with what was found and drawn."""
+def judge(config: ConfigDict, workdir: Path, classifier: str, count: int, draws: int) -> None:
+    """Evaluates a run, into its own folder."""
     config.sampler.update(name="ddim", steps=STEPS)
     config.sample.update(count=count, batch_size=min(count, 500))
     config.eval.update(metrics=("bits_per_dim", "fid"), draws=draws, features="classifier", classifier=classifier)
     evaluate.main(config, workdir)
-    return workdir
 
 
-def found_by(workdir: Path, metric: str, figure: str) -> float:
-    """A figure of the evaluation.json that has this metric."""
-    for path in sorted(workdir.glob("evaluation/*/evaluation.json")):
-        if metric in (found := json.loads(path.read_text())):
-            return float(found[metric][figure])
-    raise FileNotFoundError(f"no {metric} in {workdir}/evaluation")
+def found(workdir: Path) -> dict[str, Any]:
+    """All that was found of a run, by metric."""
+    files = workdir.glob("evaluation/*/evaluation.json")
+    return {each["metric"]: each for path in files for each in json.loads(path.read_text()).values()}
+
+
+def is_judged(workdir: Path) -> bool:
+    """Whether both figures are there."""
+    return {BOUND, DISTANCE} <= found(workdir).keys()
 
 
 def fine_power(images: np.ndarray) -> float:
@@ -90,8 +93,8 @@ def figures(workdir: Path, real: np.ndarray) -> Figures:
     with np.load(archive) as drawn:
         power = fine_power(drawn["arr_0"]) / fine_power(real)
     speed = float(np.median([row["images_per_second"] for row in read_metrics(workdir)]))
-    key = "classifier_frechet_distance"
-    return Figures(found_by(workdir, "bits_per_dim", "mean"), found_by(workdir, key, "distance"), power, speed)
+    told = found(workdir)
+    return Figures(told[BOUND]["mean"], told[DISTANCE]["distance"], power, speed)
 
 
 def parameters(config: ConfigDict) -> int:
@@ -110,12 +113,12 @@ def rows(given: argparse.Namespace) -> Iterator[tuple[str, str, int, Sequence[Fi
         config.seed = seed
         config.model.update(skip=skip, upsample=upsample)
         config = train_variant(config, workdir)
-        if not list(workdir.glob("samples/*/samples.npz")):
+        if not is_judged(workdir):
             judge(config, workdir, given.classifier, given.count, given.draws)
         sizes[skip, upsample] = parameters(config)
         runs[skip, upsample].append(figures(workdir, all_images(experiment.make_source(config))))
-    for (skip, upsample), found in runs.items():
-        yield skip, upsample, sizes[skip, upsample], found
+    for (skip, upsample), came_to in runs.items():
+        yield skip, upsample, sizes[skip, upsample], came_to
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -141,8 +144,8 @@ def main() -> None:
         "| skip | up-sampling | parameters | bits/dim | Fréchet distance | finest power | images/s |",
         "|---|---|" + "---:|" * 5,
     ]
-    for skip, upsample, size, found in rows(given):
-        told = [spread([getattr(each, name) for each in found], digits) for name, digits in COLUMNS.items()]
+    for skip, upsample, size, came_to in rows(given):
+        told = [spread([getattr(each, name) for each in came_to], digits) for name, digits in COLUMNS.items()]
         table.append(f"| {skip} | {upsample} | {size:,} | {' | '.join(told)} |")
     print("\n" + "\n".join(table))
 

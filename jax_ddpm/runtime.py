@@ -55,8 +55,10 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU asks for all temporary memory of a program, hundreds of megabytes, each time that it runs. glibc would get it from
     the system and give it back each time, and the system clears it page by page: a sixth of a small network's train step.
-    Must come before there are threads that ask for memory.
+    Must come before there are threads that ask for memory. Whoever tells glibc something else by its environment is left to it.
     """
+    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(option, value) for option, value in KEEP_FREED.items())
 

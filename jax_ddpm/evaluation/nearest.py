@@ -13,7 +13,7 @@ class Neighbours(NamedTuple):
     """The two training images nearest to each of N images.
 
     Attributes:
-      images: [N, 2, H, W, C] uint8, the nearest first.
+      images: [N, 2, H, W, C] uint8, the nearest first; mirrored where that is nearer.
       numbers: [N, 2] which of the training images they are.
       distances: [N, 2] root mean square difference from them, in grey levels of 0..255.
     """
@@ -44,10 +44,11 @@ def nearest(images: np.ndarray, training: Iterable[tuple[np.ndarray, np.ndarray]
     found, squares = np.zeros((len(images), 0, *images.shape[1:]), np.uint8), np.zeros((len(images), 0))
     known = np.zeros((len(images), 0), int)
     for batch, numbers in training:
-        sides = [_flat(batch), *([_flat(batch[:, :, ::-1])] if mirrored else [])]
-        distances = np.min([own - 2 * flat @ side.T + (side**2).sum(axis=1) for side in sides], axis=0)  # whole, so exact
+        sides = np.stack([batch, batch[:, :, ::-1]] if mirrored else [batch])
+        of_each = np.stack([own - 2 * flat @ side.T + (side**2).sum(axis=1) for side in map(_flat, sides)])  # whole, so exact
+        distances = of_each.min(axis=0)
         best = _two_least(distances)
-        found = np.concatenate([found, batch[best]], axis=1)
+        found = np.concatenate([found, sides[np.take_along_axis(of_each.argmin(axis=0), best, axis=1), best]], axis=1)
         known = np.concatenate([known, numbers[best]], axis=1)
         squares = np.concatenate([squares, np.take_along_axis(distances, best, axis=1)], axis=1)
         rows, best = np.arange(len(images))[:, None], _two_least(squares)
