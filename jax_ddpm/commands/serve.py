@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.serving.painter import Painter
-from jax_ddpm.serving.policy import free_port, is_own, kept_to_itself
+from jax_ddpm.serving.policy import free_port, is_own, kept_to_itself, link
 
 PATIENCE = 5.0  # seconds that a part of a chain has to come to its end; a compiler may take minutes
 NOT_INSTALLED = "--mode serve needs Gradio, which nothing else here does: pip install -r requirements-serve.txt"
@@ -37,7 +37,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
         with served(make_page(painter), serve.host, port, upload_mib=serve.upload_mib):
             if not is_own(serve.host):
                 print(f"WARNING: whoever reaches {serve.host} can use this page; there is no password", flush=True)
-            print(f"page: http://{serve.host}:{port}/ (Ctrl-C ends it)", flush=True)
+            print(f"page: {link(serve.host, port)} (Ctrl-C ends it)", flush=True)
             _wait_to_be_ended()
             ended = painter.close(PATIENCE)
     print("the page is closed", flush=True)

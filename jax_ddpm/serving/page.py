@@ -30,13 +30,14 @@ from jax_ddpm.serving.asked import (
 )
 from jax_ddpm.serving.inputs import mask_of, picture_of
 from jax_ddpm.serving.painter import Filling, Painter
-from jax_ddpm.serving.policy import ContentPolicy
+from jax_ddpm.serving.policy import Guard, own_hosts
 from jax_ddpm.serving.shown import message, result
 from jax_ddpm.serving.telling import told
 
 WAITING = 8  # of those who have asked; one is drawn for at a time
 SESSIONS = 64  # browser windows of which something is remembered
 HOUR = 3600
+HEADS = 2**20  # bytes beside an upload, at most: the head of the form, or what is asked for, a mask within it
 FONTS = ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")  # of the system: none is fetched
 FONTS_OF_CODE = ("Consolas", "Menlo", "DejaVu Sans Mono", "monospace")
 
@@ -174,7 +175,7 @@ def served(blocks: gr.Blocks, host: str, port: int, *, upload_mib: int) -> Itera
         css=_asset("page.css"),
         max_file_size=upload_mib * 2**20,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(ContentPolicy)]},
+        app_kwargs={"middleware": [Middleware(Guard, own_hosts(host, port), upload_mib * 2**20 + HEADS)]},
         footer_links=[],
         **dict.fromkeys(("share", "ssr_mode", "pwa", "mcp_server", "run_history", "enable_monitoring", "inbrowser"), False),
         quiet=True,
