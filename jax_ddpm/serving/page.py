@@ -7,10 +7,11 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio as gr
 import numpy as np
+import safehttpx
 from jax.errors import JaxRuntimeError
 from starlette.middleware import Middleware
 
@@ -167,6 +168,7 @@ def make_page(painter: Painter) -> gr.Blocks:
 @contextmanager
 def served(blocks: gr.Blocks, host: str, port: int, *, upload_mib: int) -> Iterator[None]:
     """Within it, the page is to be had. Nothing is asked of any other machine, by the server or by the browser."""
+    safehttpx.get = safehttpx.async_validate_url = _not_got  # by which Gradio gets whatever a request has an address of
     font, font_of_code = ([gr.themes.Font(name) for name in names] for names in (FONTS, FONTS_OF_CODE))
     blocks.launch(
         server_name=host,
@@ -185,6 +187,10 @@ def served(blocks: gr.Blocks, host: str, port: int, *, upload_mib: int) -> Itera
         yield
     finally:
         blocks.close(verbose=False)
+
+
+async def _not_got(*_: Any, **__: Any) -> NoReturn:
+    raise gr.Error("nothing is asked of other machines here: expected a file that is uploaded", print_exception=False)
 
 
 def _asset(name: str) -> str:
