@@ -1,6 +1,5 @@
 """What can be asked of the page, within which limits, and the settings that it comes to."""
 
-import math
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -86,7 +85,7 @@ def checked(limits: Limits, asked: Asked) -> Asked:
     scale = _number("guidance scale", asked.scale, 0, HIGHEST_SCALE)
     if scale != 1 and not limits.guided:
         raise InvalidInput(f"guidance scale {scale:g}: this network cannot be guided. Expected 1")
-    label = _whole("class", asked.label, lowest, max(known, 0) - 1) if known else IN_TURN
+    label = _whole("class", asked.label, lowest, known - 1) if known else IN_TURN
     if not known and asked.label != IN_TURN:
         raise InvalidInput(f"class {asked.label!r}: this network knows no classes")
     return Asked(
@@ -123,14 +122,17 @@ def settled(config: ConfigDict, asked: Asked) -> ConfigDict:
 
 
 def _number(what: str, value: Any, low: float, high: float) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-    if not good:
+    if not _within(value, low, high):
         raise InvalidInput(f"{what} {value!r}: expected a number from {low:g} to {high:g}")
     return float(value)
 
 
 def _whole(what: str, value: Any, low: int, high: int) -> int:
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
-    if not whole or not low <= value <= high:
+    if not _within(value, low, high) or value != int(value):
         raise InvalidInput(f"{what} {value!r}: expected a whole number from {low} to {high}")
     return int(value)
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    """Whether it is a number of this range, as neither infinity nor what is none is."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

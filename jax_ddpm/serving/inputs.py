@@ -33,7 +33,7 @@ def picture_of(config: ConfigDict, file: bytes) -> np.ndarray:
     return fit(read_image(io.BytesIO(file), "the picture"), config.data.image_size, config.data.channels)
 
 
-def mask_of(config: ConfigDict, drawn: str | None) -> np.ndarray:
+def mask_of(config: ConfigDict, drawn: object) -> np.ndarray:
     """[H, W, 1] uint8, 255 where the image is to be drawn anew, else 0.
 
     Args:
@@ -42,10 +42,12 @@ def mask_of(config: ConfigDict, drawn: str | None) -> np.ndarray:
       InvalidInput: it is none of this size, or all of the image or nothing is to be drawn.
     """
     size = config.data.image_size
-    if drawn is None or not drawn.strip("0"):
-        raise InvalidInput("the mask is empty: expected a part of the picture to be painted over, which is then drawn anew")
-    if len(drawn) != size * size or drawn.strip("01"):
+    if not (drawn is None or isinstance(drawn, str)):
+        raise InvalidInput(f"the mask is of type {type(drawn).__name__}: expected {size * size} characters, a 0 or a 1 a pixel")
+    if drawn and (len(drawn) != size * size or drawn.strip("01")):
         raise InvalidInput(f"the mask has {len(drawn)} characters: expected {size * size}, a 0 or a 1 a pixel")
+    if not drawn or not drawn.strip("0"):
+        raise InvalidInput("the mask is empty: expected a part of the picture to be painted over, which is then drawn anew")
     if not drawn.strip("1"):
         raise InvalidInput("the mask is everywhere: nothing of the picture is kept. Expected a part of it left")
     return (np.frombuffer(drawn.encode(), np.uint8).reshape(size, size, 1) - ord("0")) * np.uint8(255)

@@ -98,7 +98,9 @@ class Page:
             yield message("Getting ready; a sampler that is new here is compiled first ...", wrong=False), gr.skip()
             for seen in painter.paint(asked, filling):
                 way.append(seen.xt)
-                facts = told(config, painter.workdir, painter.step, seen.total, asked, inpaints=filling is not None)
+                facts = told(
+                    config, painter.workdir, painter.weights, painter.step, seen.total, asked, inpaints=filling is not None
+                )
                 ended = seen.done == seen.total
                 yield result(seen, facts, way if ended else ()), seen.xt[0] if ended else gr.skip()
         except InvalidInput as error:
@@ -134,7 +136,9 @@ def make_page(painter: Painter) -> gr.Blocks:
     title = f"Images drawn by {painter.workdir.name}"
     quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "device", "concurrency_limit": 1}
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
-        gr.Markdown(f"# {title}\n\nThe averaged weights of step {painter.step:,} of `{painter.workdir}`, {shape} pixels.")
+        gr.Markdown(
+            f"# {title}\n\nThe weights of step {painter.step:,}, {painter.weights}, of `{painter.workdir}`, {shape} pixels."
+        )
         last, picture = gr.State(None), gr.State(None)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):

@@ -21,7 +21,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import chosen_labels, make_sampler, num_classes
 from jax_ddpm.generation import Arrays, Prepare, batch_key, frame_steps, from_noise, open_guide
 from jax_ddpm.serving.asked import NO_CLASS, Asked, checked, limits_of, settled
-from jax_ddpm.trained import Classifier, open_run
+from jax_ddpm.trained import Classifier, kind_of_weights, open_run
 from jax_ddpm.training.sharding import make_mesh, replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
 
@@ -73,7 +73,8 @@ class Painter:
 
     Attributes:
       config, workdir: the settings that it was opened with, and where it is.
-      step: of the training whose averaged weights it draws with.
+      step: of the training whose weights it draws with.
+      weights: which these are, in words.
       limits: what can be asked for.
     """
 
@@ -85,6 +86,7 @@ class Painter:
         """
         self._mesh = make_mesh()
         self._params, self.step = open_run(config, workdir, self._mesh)
+        self.weights = {"ema": "averaged", "last": "as the last step left them"}[kind_of_weights(workdir)]
         self._guide = open_guide(config, self._mesh)
         from_noise(config, self._guide)
         self.config, self.workdir, self.limits = config, workdir, limits_of(config)

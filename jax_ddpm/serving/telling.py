@@ -20,11 +20,12 @@ class Told(NamedTuple):
     command: str = ""
 
 
-def told(config: ConfigDict, workdir: Path, step: int, evaluations: int, asked: Asked, *, inpaints: bool) -> Told:
+def told(config: ConfigDict, workdir: Path, weights: str, step: int, evaluations: int, asked: Asked, *, inpaints: bool) -> Told:
     """Of what the pictures came.
 
     Args:
       config: what `settled` made of what was asked for.
+      weights: which they are, such as "averaged".
       step: of the training whose weights drew them.
       evaluations: of the network.
     """
@@ -32,7 +33,7 @@ def told(config: ConfigDict, workdir: Path, step: int, evaluations: int, asked: 
     label = names[asked.label] if asked.label >= 0 else "none" if asked.label == NO_CLASS else "every class in turn"
     by = f", by the classifier {config.guidance.classifier}" if config.guidance.classifier else ""
     facts = {
-        "weights": f"{workdir}, averaged, step {step:,}",
+        "weights": f"{workdir}, {weights}, step {step:,}",
         "sampler": f"{asked.sampler}, {asked.steps:,} steps, {evaluations:,} evaluations of the network",
         **({"class": label} if known_classes(config) else {}),
         **({"guidance": f"scale {asked.scale:g}{by}"} if by or asked.scale != 1 else {}),

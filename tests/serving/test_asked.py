@@ -34,7 +34,7 @@ def test_whole_numbers_are_taken_as_a_browser_sends_them():
     assert [type(each) for each in found] == [str, int, int, int, int, float, int]
 
 
-@pytest.mark.parametrize("value", [0, 21, -1, 1.5, None, "5", True, float("nan"), float("inf"), [5]])
+@pytest.mark.parametrize("value", [0, 21, -1, 1.5, None, "5", True, float("nan"), float("inf"), [5], 10**400])
 @pytest.mark.parametrize(("name", "range_"), [("steps", "1 to 8"), ("images", "1 to 4"), ("resamples", "1 to 20")])
 def test_a_number_out_of_range_or_none_at_all_is_refused(name, range_, value):
     with pytest.raises(InvalidInput, match=f"^{name} .*: expected a whole number from {range_}"):
@@ -53,6 +53,7 @@ def test_a_number_out_of_range_or_none_at_all_is_refused(name, range_, value):
         ({"scale": -0.5}, "guidance scale -0.5: expected a number from 0 to 20"),
         ({"scale": 20.5}, "guidance scale 20.5"),
         ({"scale": float("nan")}, "guidance scale nan"),
+        ({"scale": 10**400}, "guidance scale 1000"),
         ({"scale": "2"}, "guidance scale '2'"),
     ],
 )

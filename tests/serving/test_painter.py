@@ -146,6 +146,12 @@ def test_a_run_that_draws_nothing_is_refused(classifier, tmp_path):
         Painter(read_config(enlarging), enlarging)
 
 
+@pytest.mark.parametrize(("decay", "weights"), [(0.9, "averaged"), (0.0, "as the last step left them")])
+def test_it_knows_which_weights_it_draws_with(decay, weights, tmp_path):
+    workdir = leave_run(tmp_path, tiny(train={"ema_decay": decay}))
+    assert Painter(read_config(workdir), workdir).weights == weights
+
+
 def test_when_it_is_closed_a_chain_goes_no_further(conditional):
     painter = Painter(read_config(conditional), conditional)
     chain = painter.paint(Asked("ddim", 4, 1, 0))

@@ -56,16 +56,18 @@ def test_the_command_comes_to_the_same_settings(workdir, asked, groups, monkeypa
 
 def test_it_is_said_of_what_the_pictures_came(workdir):
     config = settled(read_config(workdir), ASKED)
-    facts, typed = told(config, workdir, 1234, 10, ASKED, inpaints=False)
+    facts, typed = told(config, workdir, "as the last step left them", 1234, 10, ASKED, inpaints=False)
     assert dict(facts) == {
-        "weights": f"{workdir}, averaged, step 1,234",
+        "weights": f"{workdir}, as the last step left them, step 1,234",
         "sampler": "ddim, 5 steps, 10 evaluations of the network",
         "class": "1",
         "guidance": "scale 2.5",
         "seed": "7",
     }
     assert typed == command(config, workdir)
-    facts, typed = told(config, workdir, 1234, 10, ASKED._replace(label=NO_CLASS, scale=1.0, resamples=4), inpaints=True)
+    facts, typed = told(
+        config, workdir, "averaged", 1234, 10, ASKED._replace(label=NO_CLASS, scale=1.0, resamples=4), inpaints=True
+    )
     assert dict(facts)["class"] == "none"
     assert dict(facts)["resamples"] == "4, stretches of 10 steps"
     assert typed == ""
