@@ -31,6 +31,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     serve = config.serve
     port = free_port(serve.host, serve.port)
     painter = Painter(config, workdir)
+    ended_by_signal = _signalled()
     with kept_to_itself():
         from jax_ddpm.serving.page import make_page, served  # which takes seconds, and is not there for everyone
 
@@ -38,7 +39,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
             if not is_own(serve.host):
                 print(f"WARNING: whoever reaches {serve.host} can use this page; there is no password", flush=True)
             print(f"page: {link(serve.host, port)} (Ctrl-C ends it)", flush=True)
-            _wait_to_be_ended()
+            ended_by_signal.wait()
             ended = painter.close(PATIENCE)
     print("the page is closed", flush=True)
     if not ended:  # a thread that is at work cannot be stopped, and would be torn up by Python's own end
@@ -46,8 +47,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
         os._exit(0)
 
 
-def _wait_to_be_ended() -> None:
+def _signalled() -> threading.Event:
+    """What SIGINT and SIGTERM set from here on, so that what is uploaded is removed whenever they come."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    return ended

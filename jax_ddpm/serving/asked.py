@@ -70,7 +70,16 @@ def first_asked(config: ConfigDict) -> Asked:
     said = sampler.steps or (sampler.name, sampler.spacing) != (usual.name, usual.spacing)
     name, steps = (sampler.name, sampler.steps or limits.steps) if said else (FIRST_SAMPLER, min(FIRST_STEPS, limits.steps))
     images = min(len(limits.classes) or 4, limits.images)
-    return Asked(name, steps, images, config.sample.seed, scale=config.guidance.scale, resamples=config.edit.resamples)
+    labels = tuple(config.sample.labels)
+    return Asked(
+        sampler=name,
+        steps=steps,
+        images=images,
+        seed=config.sample.seed,
+        label=labels[0] if len(labels) == 1 else IN_TURN,
+        scale=config.guidance.scale if limits.guided else 1.0,
+        resamples=config.edit.resamples,
+    )
 
 
 def checked(limits: Limits, asked: Asked) -> Asked:
@@ -97,6 +106,11 @@ def checked(limits: Limits, asked: Asked) -> Asked:
         scale=scale,
         resamples=_whole("resamples", asked.resamples, 1, MOST_RESAMPLES),
     )
+
+
+def inpainting(limits: Limits, asked: Asked) -> Asked:
+    """What is asked for of inpainting: its images are of one picture, and so no class in turn, as `--mode edit` has it."""
+    return asked._replace(label=NO_CLASS) if limits.forgets and asked.label == IN_TURN and asked.scale == 1 else asked
 
 
 def settled(config: ConfigDict, asked: Asked) -> ConfigDict:

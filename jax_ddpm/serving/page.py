@@ -27,12 +27,13 @@ from jax_ddpm.serving.asked import (
     Asked,
     checked,
     first_asked,
+    inpainting,
     settled,
 )
 from jax_ddpm.serving.inputs import mask_of, picture_of
 from jax_ddpm.serving.painter import Filling, Painter
 from jax_ddpm.serving.policy import Guard, own_hosts
-from jax_ddpm.serving.shown import message, result
+from jax_ddpm.serving.shown import heading, message, result
 from jax_ddpm.serving.telling import told
 
 WAITING = 8  # of those who have asked; one is drawn for at a time
@@ -94,6 +95,7 @@ class Page:
         painter, way = self._painter, []
         try:
             asked = checked(painter.limits, asked)
+            asked = inpainting(painter.limits, asked) if filling else asked
             config = settled(painter.config, asked)
             yield message("Getting ready; a sampler that is new here is compiled first ...", wrong=False), gr.skip()
             for seen in painter.paint(asked, filling):
@@ -106,7 +108,8 @@ class Page:
         except InvalidInput as error:
             yield message(str(error)), gr.skip()
         except JaxRuntimeError as error:  # of memory, most likely
-            yield message(f"the device could not do it: {str(error).splitlines()[0]} Fewer images need less memory"), gr.skip()
+            first, *_ = str(error).splitlines() or [type(error).__name__]
+            yield message(f"the device could not do it: {first} Fewer images need less memory"), gr.skip()
 
 
 def controls(painter: Painter) -> list[gr.components.Component]:
@@ -119,9 +122,12 @@ def controls(painter: Painter) -> list[gr.components.Component]:
         gr.Number(first.seed, label="Seed", precision=0, elem_id="seed"),
     ]
     if limits.classes:
-        choices = [("every class in turn", IN_TURN), *((name, label) for label, name in enumerate(limits.classes))]
+        choices = [
+            ("every class in turn; of inpainting none" if limits.forgets else "every class in turn", IN_TURN),
+            *((name, label) for label, name in enumerate(limits.classes)),
+        ]
         choices += [("no class (inpainting alone)", NO_CLASS)] if limits.forgets else []
-        made.append(gr.Dropdown(choices, value=IN_TURN, label="Class", filterable=len(choices) > 20, elem_id="class"))
+        made.append(gr.Dropdown(choices, value=first.label, label="Class", filterable=len(choices) > 20, elem_id="class"))
     if limits.guided:
         made.append(
             gr.Slider(0, HIGHEST_SCALE, value=first.scale, step=0.1, label="Guidance scale", buttons=[], elem_id="scale")
@@ -136,8 +142,8 @@ def make_page(painter: Painter) -> gr.Blocks:
     title = f"Images drawn by {painter.workdir.name}"
     quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "device", "concurrency_limit": 1}
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
-        gr.Markdown(
-            f"# {title}\n\nThe weights of step {painter.step:,}, {painter.weights}, of `{painter.workdir}`, {shape} pixels."
+        gr.HTML(
+            heading(title, f"The weights of step {painter.step:,}, {painter.weights}, of {painter.workdir}, {shape} pixels.")
         )
         last, picture = gr.State(None), gr.State(None)
         with gr.Row():

@@ -20,7 +20,7 @@ from jax_ddpm.editor import make_inpaint
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import chosen_labels, make_sampler, num_classes
 from jax_ddpm.generation import Arrays, Prepare, batch_key, frame_steps, from_noise, open_guide
-from jax_ddpm.serving.asked import NO_CLASS, Asked, checked, limits_of, settled
+from jax_ddpm.serving.asked import NO_CLASS, Asked, checked, first_asked, inpainting, limits_of, settled
 from jax_ddpm.trained import Classifier, kind_of_weights, open_run
 from jax_ddpm.training.sharding import make_mesh, replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
@@ -82,7 +82,8 @@ class Painter:
         """Opens the run.
 
         Raises:
-          InvalidInput: there is none, or it draws nothing from noise alone: a classifier, a network that enlarges.
+          InvalidInput: there is none, or it draws nothing from noise alone: a classifier, a network that enlarges; or
+            the settings are none that the page takes.
         """
         self._mesh = make_mesh()
         self._params, self.step = open_run(config, workdir, self._mesh)
@@ -90,6 +91,7 @@ class Painter:
         self._guide = open_guide(config, self._mesh)
         from_noise(config, self._guide)
         self.config, self.workdir, self.limits = config, workdir, limits_of(config)
+        checked(self.limits, first_asked(config))  # what the page begins with is what it would take
         self._program = lru_cache(PROGRAMS)(self._compiled)
         self._working, self._closed = threading.Lock(), False
 
@@ -120,6 +122,7 @@ class Painter:
     def _chain(self, asked: Asked, filling: Filling | None) -> Iterator[Seen]:
         """What `paint` shows."""
         asked = checked(self.limits, asked)
+        asked = inpainting(self.limits, asked) if filling else asked
         if asked.label == NO_CLASS and (filling is None or asked.scale != 1):
             raise InvalidInput("no class: it is for inpainting without guidance. Expected a class, or every class in turn")
         config = settled(self.config, asked)

@@ -51,6 +51,11 @@ def result(seen: Seen, told: Told, way: Sequence[np.ndarray] = ()) -> Markup:
     )
 
 
+def heading(title: str, text: str) -> Markup:
+    """What the page is of; a folder may have any name."""
+    return Markup("<h1>{}</h1><p>{}</p>").format(title, text)
+
+
 def message(text: str, *, wrong: bool = True) -> Markup:
     """A line that says what is wrong, or what is being done."""
     return Markup(_TEMPLATES.get_template("message.html").render(text=text, wrong=wrong))

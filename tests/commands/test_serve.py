@@ -4,7 +4,6 @@ import importlib.util
 import os
 import signal
 import socket
-import threading
 
 import jax
 import pytest
@@ -55,8 +54,10 @@ def test_several_processes_are_refused(with_gradio, trained, monkeypatch):
 def test_a_signal_ends_the_waiting(number):
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
-        serve._wait_to_be_ended()
+        ended = serve._signalled()
+        assert not ended.is_set()
+        os.kill(os.getpid(), number)
+        assert ended.wait(5)
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -94,8 +94,10 @@ def test_another_sampler_has_not_the_settings_of_the_one_before(name):
 
 
 def test_the_page_begins_with_what_the_settings_say():
-    long = tiny(diffusion={"steps": 1000}, sample={"seed": 5}, guidance={"scale": 3.0})
+    long = tiny(diffusion={"steps": 1000}, sample={"seed": 5}, model={"label_dropout": 0.1}, guidance={"scale": 3.0})
     assert first_asked(long)[:6] == ("ddim", 50, 10, 5, IN_TURN, 3.0)
+    assert first_asked(tiny(sample={"labels": (3,)})).label == 3
+    assert first_asked(tiny(sample={"labels": (3, 4)})).label == IN_TURN
     assert first_asked(tiny())[:2] == ("ddim", 8)
     assert first_asked(tiny(sampler={"name": "heun"}))[:2] == ("heun", 8)
     assert first_asked(tiny(sampler={"steps": 3}))[:2] == ("ancestral", 3)

@@ -138,6 +138,26 @@ def test_no_class_is_filled_in_as_the_network_knows_it(painter):
     assert np.any(results[0] != results[1])
 
 
+def test_the_class_is_none_where_inpainting_is_asked_for_none_as_mode_edit_has_it(painter, conditional, tmp_path):
+    filling = Filling(np.full((8, 8, 1), 90, np.uint8), np.tile(np.uint8([[[255]], [[0]]]), (4, 8, 1)))
+    asked = Asked("ddim", 6, 1, seed=5)
+    *_, end = painted(painter, asked, filling)
+    config = settled(read_config(conditional), asked)
+    config.edit.images = str(save_png(tmp_path / "image.png", filling.image))
+    config.edit.mask = str(save_png(tmp_path / "mask.png", filling.mask))
+    np.testing.assert_array_equal(end.xt, edit.edit(config, conditional).results)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"), [("sample", "seed", 2**31), ("edit", "resamples", 21), ("guidance", "scale", 21.0)]
+)
+def test_settings_that_the_page_would_not_take_are_refused_when_it_begins(group, name, value, conditional):
+    config = read_config(conditional)
+    config[group][name] = value
+    with pytest.raises(InvalidInput, match=f"{name} {value:g}" if name == "scale" else f"{name} {value}"):
+        Painter(config, conditional)
+
+
 def test_a_run_that_draws_nothing_is_refused(classifier, tmp_path):
     with pytest.raises(InvalidInput, match="this run is of a classifier"):
         Painter(read_config(classifier), classifier)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jax_ddpm.pictures import filmstrip, grid
 from jax_ddpm.serving.painter import Seen
-from jax_ddpm.serving.shown import message, result
+from jax_ddpm.serving.shown import heading, message, result
 from jax_ddpm.serving.telling import Told
 
 RANDOM = np.random.default_rng(0)
@@ -46,5 +46,6 @@ def test_nothing_of_a_run_is_taken_for_html():
     assert "<script>" not in html
     assert "a &lt;b&gt; &amp; &#39;c&#39;" in html
     assert "<b>" not in message("<b>")
+    assert heading("<b>", "`&`") == "<h1>&lt;b&gt;</h1><p>`&amp;`</p>"
     assert 'role="alert"' in message("x")
     assert 'role="status"' in message("x", wrong=False)
