@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -27,9 +29,17 @@ PATIENCE = 120  # seconds, where other programs have the processor
 SIZE = 8  # pixels a side of the run's images
 
 
+class Started(NamedTuple):
+    """The process that shows the page, its address, and the file with what it says of errors."""
+
+    process: subprocess.Popen[str]
+    url: str
+    errors: Path
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The address of the page, and the process that shows it; it is ended by Ctrl-C at last, and has to end well."""
+def started(tmp_path_factory):
+    """One that shows the page of a tiny run."""
     root = tmp_path_factory.mktemp("serve")
     workdir = leave_run(root / "run", tiny(model={"label_dropout": 0.1}))
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -45,14 +55,16 @@ def server(tmp_path_factory):
     try:
         url = f"http://127.0.0.1:{port}/"
         assert process.stdout.readline() == f"page: {url} (Ctrl-C ends it)\n", errors.read_text()
-        yield url
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 0
-        assert process.stdout.read() == "the page is closed\n"
-        assert "Traceback" not in errors.read_text(), errors.read_text()
+        yield Started(process, url, errors)
     finally:
         process.kill()
         process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(started):
+    """The address of the page."""
+    return started.url
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +270,22 @@ def test_the_browser_itself_keeps_the_page_from_asking_others(page):
     assert any("Content Security Policy" in row["message"] for row in messages), messages
 
 
-def test_it_is_at_work_when_it_is_ended(page):
-    """What `server` then does."""
-    enter(page, "steps", 7)
+def begin(page, steps):
+    """Presses a button that draws, by a chain that has to be compiled first."""
+    enter(page, "steps", steps)
     page.find_element(By.ID, "draw" if page.find_element(By.ID, "draw").is_displayed() else "fill").click()
     wait(page, lambda: "Getting ready" in said(page))
+
+
+def test_it_says_when_it_was_stopped(page):
+    begin(page, 6)
+    page.find_element(By.ID, "stop").click()
+    wait(page, lambda: "Stopped: " in said(page))
+
+
+def test_it_ends_well_while_it_is_at_work(page, started):
+    begin(page, 7)
+    started.process.send_signal(signal.SIGINT)
+    assert started.process.wait(PATIENCE) == 0
+    assert started.process.stdout.read() == "the page is closed\n"
+    assert "Traceback" not in started.errors.read_text(), started.errors.read_text()

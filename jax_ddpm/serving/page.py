@@ -43,6 +43,10 @@ HEADS = 2**20  # bytes beside an upload, at most: the head of the form, or what 
 FONTS = ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")  # of the system: none is fetched
 FONTS_OF_CODE = ("Consolas", "Menlo", "DejaVu Sans Mono", "monospace")
 
+SAY_STOPPED = """() => document.querySelectorAll('#result [role=status]').forEach(said => {
+  if (!said.textContent.startsWith('Done')) said.textContent = 'Stopped: ' + said.textContent
+})"""
+
 Step = tuple[Any, ...]
 """What the outputs of an event become."""
 
@@ -92,7 +96,7 @@ class Page:
         return Asked(sampler, steps, images, seed, label, more.pop(0) if limits.guided else 1.0, resamples)
 
     def _run(self, asked: Asked, filling: Filling | None) -> Iterator[Step]:
-        painter, way = self._painter, []
+        painter, way, facts = self._painter, [], None
         try:
             asked = checked(painter.limits, asked)
             asked = inpainting(painter.limits, asked) if filling else asked
@@ -100,7 +104,7 @@ class Page:
             yield message("Getting ready; a sampler that is new here is compiled first ...", wrong=False), gr.skip()
             for seen in painter.paint(asked, filling):
                 way.append(seen.xt)
-                facts = told(
+                facts = facts or told(
                     config, painter.workdir, painter.weights, painter.step, seen.total, asked, inpaints=filling is not None
                 )
                 ended = seen.done == seen.total
@@ -171,7 +175,7 @@ def make_page(painter: Painter) -> gr.Blocks:
         ]
         file.upload(page.upload, file, [picture, mask, said], api_visibility="private")
         take.click(page.take, last, [picture, mask, said], api_visibility="private")
-        stop.click(None, None, None, cancels=runs, api_visibility="private")
+        stop.click(None, None, None, js=SAY_STOPPED, cancels=runs, api_visibility="private")
     return blocks.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)
 
 

@@ -63,12 +63,21 @@ def test_the_whole_sampler_is_a_program(trained, tmp_path, capsys):
 
 def test_folders_of_the_machine_stay_out_of_the_settings():
     config = default_config()
+    of_here = {str: "/a/place", tuple: ("/a/place",), int: 12345}  # int: a port
     for group, name in export_weights.PLACES:
-        config[group][name] = ("/a/place",) if isinstance(config[group][name], tuple) else "/a/place"
+        config[group][name] = of_here[type(config[group][name])]
     named = {f"{group}.{name}" for group, name in export_weights.PLACES}
     assert {f"eval.{name}" for name in ("samples", "reference", "inception", "save_reference", "classifier")} < named
-    assert {"compare.workdirs", "compare.out", "import_weights.from", "import_weights.given", "data.directory"} < named
-    assert "/a/place" not in export_weights.without_places(config).to_json()
+    assert {
+        "compare.workdirs",
+        "compare.out",
+        "serve.port",
+        "import_weights.from",
+        "import_weights.given",
+        "data.directory",
+    } < named
+    published = export_weights.without_places(config).to_json()
+    assert not re.search("/a/place|12345", published)
     assert config.data.directory == "/a/place"
 
 
