@@ -110,35 +110,41 @@ Pipeline = Callable[[], Any]
 """Begins anew and gives batches, on the devices."""
 
 
+def make_pipeline(source: Source, augmentation: Augmentation, workers: int, mesh: Mesh) -> Pipeline:
+    """The stream of batches that training would take, of images of CIFAR-10's size."""
+    return partial(
+        batches,
+        source,
+        batch_size=PIPELINE_BATCH,
+        image_size=32,
+        channels=3,
+        seed=0,
+        augmentation=augmentation,
+        workers=workers,
+        place=partial(to_devices, mesh=mesh),
+        prefetch=2,
+    )
+
+
+def kept(source: Source, augmentation: Augmentation) -> Source:
+    """The source with all of its images in memory already."""
+    most = augmentation.stored_size(32)
+    kept = cached(fitted(source, most, 3, least=32), 1024, (most, most, 3))
+    for index in range(len(kept)):
+        kept.read(index)
+    return kept
+
+
 def make_pipelines(images: np.ndarray, folder: Path, workers: int, mesh: Mesh) -> dict[tuple[str, str, str], Pipeline]:
     """(source, kept in memory or not, augmentation) -> its pipeline; what is kept in memory is there already."""
     found: dict[tuple[str, str, str], Pipeline] = {}
-
-    def add(name: str, kept: str, title: str, source: Source) -> None:
-        found[name, kept, title] = partial(
-            batches,
-            source,
-            batch_size=PIPELINE_BATCH,
-            image_size=32,
-            channels=3,
-            seed=0,
-            augmentation=AUGMENTATIONS[title],
-            workers=workers,
-            place=partial(to_devices, mesh=mesh),
-            prefetch=2,
-        )
-
     for name, make in SOURCES.items():
         (folder / name).mkdir()
         source = make(images, folder / name)
         for title, augmentation in AUGMENTATIONS.items():
             if augmentation.crop == 1 and not augmentation.non_leaking:
-                add(name, "no", title, source)
-            most = augmentation.stored_size(32)
-            kept = cached(fitted(source, most, 3, least=32), 1024, (most, most, 3))
-            for index in range(len(kept)):
-                kept.read(index)
-            add(name, "yes", title, kept)
+                found[name, "no", title] = make_pipeline(source, augmentation, workers, mesh)
+            found[name, "yes", title] = make_pipeline(kept(source, augmentation), augmentation, workers, mesh)
     return found
 
 

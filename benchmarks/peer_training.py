@@ -25,6 +25,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from ml_collections import ConfigDict
 
+from benchmarks.speed.networks import peer_network
 from configs import fashion_mnist
 from jax_ddpm import experiment
 from jax_ddpm.commands import evaluate, train
@@ -50,25 +51,7 @@ def make_config(steps: int) -> ConfigDict:
 
 def make_peer(config: ConfigDict) -> UNet2DModel:
     """diffusers' network of the same architecture."""
-    model, levels = config.model, len(config.model.multipliers)
-    heights = [config.data.image_size // 2**level for level in range(levels)]
-    attention = [height in model.attention_resolutions for height in heights]
-    return UNet2DModel(
-        sample_size=config.data.image_size,
-        in_channels=config.data.channels,
-        out_channels=config.data.channels,
-        block_out_channels=tuple(model.channels * each for each in model.multipliers),
-        layers_per_block=model.blocks,
-        down_block_types=tuple("AttnDownBlock2D" if each else "DownBlock2D" for each in attention),
-        up_block_types=tuple("AttnUpBlock2D" if each else "UpBlock2D" for each in reversed(attention)),
-        norm_num_groups=model.groups,
-        norm_eps=1e-6,
-        attention_head_dim=None,
-        downsample_padding=0,
-        freq_shift=1,
-        flip_sin_to_cos=False,
-        dropout=model.dropout,
-    )
+    return UNet2DModel(**peer_network(config))
 
 
 class Trained(NamedTuple):

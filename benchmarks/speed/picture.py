@@ -1,0 +1,75 @@
+"""The plot: times beside ours, and how our cost grows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.speed.figures import Result, evaluations_a_step, growth, ratio, spread
+from benchmarks.speed.plan import MEASUREMENTS, OURS, PEERS
+
+NETS = ("digits", "cifar")
+
+
+def _beside(axes: Any, results: Sequence[Result]) -> None:
+    """How many times as long as ours each peer takes."""
+    shown = [result for result in results if ratio(result)]
+    peers = [name for name in PEERS if any(result["seconds"].get(name) for result in shown)]
+    places, width = np.arange(len(shown)), 0.8 / max(len(peers), 1)
+    for number, name in enumerate(peers):
+        heights = [
+            spread(result["seconds"][name]).median / spread(result["seconds"][OURS]).median
+            if result["seconds"].get(name)
+            else np.nan
+            for result in shown
+        ]
+        axes.bar(places + (number - (len(peers) - 1) / 2) * width, heights, width, label=name)
+    for place, result in zip(places, shown, strict=True):
+        if bar := MEASUREMENTS[result["name"]].bar:
+            axes.hlines(bar, place - 0.45, place + 0.45, colors="black", linestyles="dotted")
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set_xticks(places, [result["name"] for result in shown], rotation=30, ha="right")
+    axes.set(title="a peer's time over ours (dotted: what the best is to come to)", ylabel="ratio")
+    if peers:
+        axes.legend(fontsize="small")
+
+
+def _grows(axes: Any, results: Sequence[Result], kind: str, unit: str) -> None:
+    """Our time a unit, which is flat where the cost is linear."""
+    for net in NETS:
+        rows = growth(results, net, kind)
+        if len(rows) > 1:
+            axes.plot([count for count, *_ in rows], [seconds / count * 1e3 for count, seconds, _ in rows], "o-", label=net)
+    axes.set(title=f"time a {unit}", xlabel=f"{unit}s", ylabel="ms", xscale="log", yscale="log")
+    axes.legend(*axes.get_legend_handles_labels())
+
+
+def _evaluations(axes: Any, results: Sequence[Result]) -> None:
+    """A step of a chain in evaluations of the network, and what memory a chain takes."""
+    rows = [row for row in growth(results, "digits", "sample") if evaluations_a_step(row[2])]
+    axes.plot(
+        [count for count, *_ in rows], [evaluations_a_step(result) for *_, result in rows], "o-", label="evaluations a step"
+    )
+    kept = [(count, result["temporary_bytes"]) for count, _, result in rows if result.get("temporary_bytes")]
+    if kept:
+        least = kept[0][1]
+        axes.plot([count for count, _ in kept], [size / least for _, size in kept], "s--", label="memory, of the shortest's")
+    axes.set(title="chains of the digits network", xlabel="steps", xscale="log")
+    axes.axhline(1, color="black", linewidth=1)
+    axes.legend(*axes.get_legend_handles_labels())
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """Writes the plot."""
+    figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
+    _beside(axes[0, 0], results)
+    _evaluations(axes[0, 1], results)
+    _grows(axes[1, 0], results, "sample", "step")
+    _grows(axes[1, 1], results, "train", "image")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
