@@ -2,6 +2,7 @@
 # make test   runs the tests
 # make lint   runs the linter and the type checker
 # make parity compares the samplers, step by step, with diffusers' schedulers, and reads sets that other libraries wrote
+# make bench  measures train step and sampler beside those on PyTorch, and beside what the machine can do; docs/speed.md
 # make plan   compiles the train step for pods of TPU v5e, on any machine, and says what training would take; an hour or more
 # make browser opens the pages of --mode report, compare and serve in Chromium, which has to be there, and checks what a person meets
 # make environments gets all that parity and browser need
@@ -15,7 +16,7 @@ BIN := .venv/bin
 PARITY := .venv-parity/bin
 BROWSER := .venv-browser/bin
 
-.PHONY: demo test lint docs parity browser environments plan soak data lock
+.PHONY: demo test lint docs parity bench browser environments plan soak data lock
 
 demo: .venv/installed
 	$(BIN)/python run.py --mode demo --config configs/digits.py --workdir runs/demo
@@ -33,6 +34,9 @@ docs: .venv/installed
 
 parity: .venv-parity/installed
 	$(PARITY)/python -m pytest parity -n 2 --dist worksteal
+
+bench: .venv-parity/installed
+	$(PARITY)/python -m benchmarks.speed
 
 # At one number of images a chip, so that what a chip does can be compared; see docs/scaling.md.
 plan: .venv/installed .libtpu/installed

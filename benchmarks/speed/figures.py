@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.speed.plan import EVALUATION, LIMITS, MEASUREMENTS, OURS, PEERS
 
 Result = Mapping[str, Any]
+NETS = ("digits", "cifar")
 LINEAR = 1.03  # the most that a chain may take, in evaluations of the network a step
 
 
@@ -77,9 +78,9 @@ def growth(results: Iterable[Result], net: str, kind: str) -> list[tuple[int, fl
     """What grows, steps of a chain or images of a batch, with our median seconds, from the least on."""
     found = []
     for result in results:
-        case = MEASUREMENTS[result["name"]].case
+        case, times = MEASUREMENTS[result["name"]].case, result["seconds"][OURS]
         if (case.net, case.kind) == (net, kind):
-            found.append((case.steps if kind == "sample" else case.batch, statistics.median(result["seconds"][OURS]), result))
+            found.append((case.steps if kind == "sample" else case.batch, statistics.median(times), result))
     return sorted(found, key=lambda row: row[0])
 
 
@@ -87,7 +88,7 @@ def _verdict(value: float, bar: float) -> str:
     return f" bar={bar:g} {'met' if value >= bar else 'missed'}" if bar else ""
 
 
-def lines(results: Iterable[Result]) -> Iterator[str]:
+def lines(results: Sequence[Result]) -> Iterator[str]:
     """What a program reads: a line a figure."""
     for result in results:
         name, measurement = result["name"], MEASUREMENTS[result["name"]]
@@ -97,6 +98,22 @@ def lines(results: Iterable[Result]) -> Iterator[str]:
             yield f"bench: {name} of_peak={share:.3f}{_verdict(share, measurement.of_peak)}"
         if (taken := evaluations_a_step(result)) is not None:
             yield f"bench: {name} evaluations_a_step={taken:.3f} bar={LINEAR} {'met' if taken <= LINEAR else 'missed'}"
+    yield from _growth_lines(results)
+
+
+def _growth_lines(results: Sequence[Result]) -> Iterator[str]:
+    """By how much the memory of a chain grows from the shortest to the longest, and the time an image from one batch to twice
+    that, the largest: 1 is what both are to come to."""
+    for net in NETS:
+        chains = [(count, result["temporary_bytes"]) for count, _, result in growth(results, net, "sample")]
+        kept = [(count, size) for count, size in chains if size]
+        if len(kept) > 1:
+            (few, least), (many, most) = kept[0], kept[-1]
+            yield f"bench: {net}_sample memory_growth={most / least:.3f} from={few} to={many}"
+        steps = [(count, seconds / count) for count, seconds, _ in growth(results, net, "train")]
+        if len(steps) > 1:
+            (few, before), (many, after) = steps[-2:]
+            yield f"bench: {net}_train image_growth={after / before:.3f} from={few} to={many}"
 
 
 def _milliseconds(times: Sequence[float]) -> str:
@@ -124,7 +141,7 @@ def growth_table(results: Sequence[Result]) -> Iterator[str]:
     """How our cost grows: with the steps of a chain, and with the images of a batch; time a unit, and memory."""
     yield "| net | grows | of | ms | ms each | temporary memory, bytes |\n|---|---|---|---|---|---|"
     for kind, unit in (("sample", "steps"), ("train", "images of a step")):
-        for net in ("digits", "cifar"):
+        for net in NETS:
             for count, seconds, result in growth(results, net, kind):
                 memory = result.get("temporary_bytes")
                 each = f"{seconds * 1e3:,.1f} | {seconds / count * 1e3:,.2f}"

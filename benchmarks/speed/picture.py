@@ -10,10 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.speed.figures import Result, evaluations_a_step, growth, ratio, spread
+from benchmarks.speed.figures import NETS, Result, evaluations_a_step, growth, ratio, spread
 from benchmarks.speed.plan import MEASUREMENTS, OURS, PEERS
-
-NETS = ("digits", "cifar")
 
 
 def _beside(axes: Any, results: Sequence[Result]) -> None:
@@ -35,33 +33,28 @@ def _beside(axes: Any, results: Sequence[Result]) -> None:
     axes.axhline(1, color="black", linewidth=1)
     axes.set_xticks(places, [result["name"] for result in shown], rotation=30, ha="right")
     axes.set(title="a peer's time over ours (dotted: what the best is to come to)", ylabel="ratio")
-    if peers:
-        axes.legend(fontsize="small")
 
 
-def _grows(axes: Any, results: Sequence[Result], kind: str, unit: str) -> None:
+def _grows(axes: Any, results: Sequence[Result], kind: str, title: str, label: str) -> None:
     """Our time a unit, which is flat where the cost is linear."""
     for net in NETS:
         rows = growth(results, net, kind)
         if len(rows) > 1:
             axes.plot([count for count, *_ in rows], [seconds / count * 1e3 for count, seconds, _ in rows], "o-", label=net)
-    axes.set(title=f"time a {unit}", xlabel=f"{unit}s", ylabel="ms", xscale="log", yscale="log")
-    axes.legend(*axes.get_legend_handles_labels())
+    axes.set(title=title, xlabel=label, ylabel="ms", xscale="log", yscale="log")
 
 
 def _evaluations(axes: Any, results: Sequence[Result]) -> None:
     """A step of a chain in evaluations of the network, and what memory a chain takes."""
     rows = [row for row in growth(results, "digits", "sample") if evaluations_a_step(row[2])]
-    axes.plot(
-        [count for count, *_ in rows], [evaluations_a_step(result) for *_, result in rows], "o-", label="evaluations a step"
-    )
+    taken = [(count, evaluations_a_step(result)) for count, _, result in rows]
     kept = [(count, result["temporary_bytes"]) for count, _, result in rows if result.get("temporary_bytes")]
-    if kept:
-        least = kept[0][1]
-        axes.plot([count for count, _ in kept], [size / least for _, size in kept], "s--", label="memory, of the shortest's")
+    grown = [(count, size / kept[0][1]) for count, size in kept]
+    for pairs, style, label in ((taken, "o-", "evaluations a step"), (grown, "s--", "memory, of the shortest's")):
+        if pairs:
+            axes.plot(*zip(*pairs, strict=True), style, label=label)
     axes.set(title="chains of the digits network", xlabel="steps", xscale="log")
     axes.axhline(1, color="black", linewidth=1)
-    axes.legend(*axes.get_legend_handles_labels())
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
@@ -69,7 +62,10 @@ def draw(results: Sequence[Result], path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
     _beside(axes[0, 0], results)
     _evaluations(axes[0, 1], results)
-    _grows(axes[1, 0], results, "sample", "step")
-    _grows(axes[1, 1], results, "train", "image")
+    _grows(axes[1, 0], results, "sample", "our time a step of a chain", "steps")
+    _grows(axes[1, 1], results, "train", "our time an image of a train step", "images of the batch")
+    for each in axes.flat:
+        if each.get_legend_handles_labels()[0]:
+            each.legend(fontsize="small")
     figure.savefig(path, dpi=110)
     plt.close(figure)
