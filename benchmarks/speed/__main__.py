@@ -25,6 +25,7 @@ from benchmarks.speed.plan import FURTHER, MEASUREMENTS, PEERS, QUICK
 from benchmarks.speed.runner import Sides, Unequal
 from benchmarks.speed.worker import SideFailed, Worker
 
+WORK = "work"  # of the workdir: weights, logs, runs that were begun; made anew each time
 REMEMBERED = ("digits_train", "cifar_train_b32")  # the steps whose peak memory is measured
 
 
@@ -72,13 +73,14 @@ def about_machine() -> dict[str, Any]:
 @contextlib.contextmanager
 def open_sides(given: argparse.Namespace, environment: dict[str, str]) -> Iterator[Sides]:
     """Both processes, as long as it lasts."""
+    folder = given.workdir / WORK
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(Worker("ours", given.workdir / "ours.log", environment))
-        torch = stack.enter_context(Worker("peers", given.workdir / "torch.log", environment)) if given.peers else None
+        ours = stack.enter_context(Worker("ours", folder / "ours.log", environment))
+        torch = stack.enter_context(Worker("peers", folder / "torch.log", environment)) if given.peers else None
         try:
-            yield Sides(ours, torch, given.workdir)
-        except SideFailed as error:
-            raise SystemExit(f"error: {error}. Where there is no PyTorch: --peers none") from error
+            yield Sides(ours, torch, folder)
+        except (SideFailed, Unequal) as error:
+            raise SystemExit(f"error: {error}. Without peers, and without PyTorch: --peers none") from error
 
 
 def measure_further(sides: Sides, only: list[str], environment: dict[str, str]) -> dict[str, Any]:
@@ -99,35 +101,43 @@ def measure_further(sides: Sides, only: list[str], environment: dict[str, str]) 
 
 
 def fresh(workdir: Path) -> dict[str, str]:
-    """Clears away what an earlier run has left but what was compiled, and says where that is."""
+    """Makes room for what is written on the way, and says where compiled programs are kept from run to run."""
+    shutil.rmtree(workdir / WORK, ignore_errors=True)
+    (workdir / WORK).mkdir(parents=True)
     kept = {"JAX_COMPILATION_CACHE_DIR": "jax_cache", "TORCHINDUCTOR_CACHE_DIR": "inductor_cache"}
-    workdir.mkdir(parents=True, exist_ok=True)
-    for path in (each for each in workdir.iterdir() if each.name not in kept.values()):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return {name: str((workdir / folder).absolute()) for name, folder in kept.items()}
+
+
+def measure_all(given: argparse.Namespace, machine: dict[str, Any], begin: float) -> dict[str, Any]:
+    """Everything that was asked for; written to speed.json as it comes, so that a run that is ended leaves what it has."""
+    environment = fresh(given.workdir)
+    found: dict[str, Any] = {"machine": machine, "results": []}
+
+    def keep() -> None:
+        found["seconds"] = time.perf_counter() - begin
+        (given.workdir / "speed.json").write_text(json.dumps(found, indent=1))
+
+    with open_sides(given, environment) as sides:
+        machine |= sides.about
+        for measurement in (each for name, each in MEASUREMENTS.items() if name in given.only):
+            print(f"{measurement.name} ...", flush=True)
+            found["results"].append(sides.measure(measurement, given.peers, budget=given.budget, rounds=given.rounds))
+            keep()
+        found |= measure_further(sides, given.only, environment)
+    keep()
+    return found
 
 
 def main() -> None:
     """Measures, prints, and writes speed.json and speed.png."""
     given, begin = arguments(), time.perf_counter()
-    environment, machine, results = fresh(given.workdir), about_machine(), []
-    with open_sides(given, environment) as sides:
-        machine |= sides.about
-        for measurement in (each for name, each in MEASUREMENTS.items() if name in given.only):
-            print(f"{measurement.name} ...", flush=True)
-            try:
-                results.append(sides.measure(measurement, given.peers, budget=given.budget, rounds=given.rounds))
-            except Unequal as error:
-                raise SystemExit(f"error: {measurement.name}: {error}") from error
-        besides = measure_further(sides, given.only, environment)
-    taken = time.perf_counter() - begin
-    found = {"machine": machine, "seconds": taken, "results": results, **besides}
-    (given.workdir / "speed.json").write_text(json.dumps(found, indent=1))
+    found = measure_all(given, about_machine(), begin)
+    results = found["results"]
     picture.draw(results, given.workdir / "speed.png")
-    print(f"\n{json.dumps(machine)}\n")
+    print(f"\n{json.dumps(found['machine'])}\n")
     print("\n".join([*figures.table(results), "", *figures.growth_table(results), "", *figures.left_out(results)]))
     print("\n".join([*figures.lines(results), *further.further_lines(found)]))
-    print(f"\n{given.workdir / 'speed.json'}, {given.workdir / 'speed.png'}; {taken:.0f} s")
+    print(f"\n{given.workdir / 'speed.json'}, {given.workdir / 'speed.png'}; {found['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

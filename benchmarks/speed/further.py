@@ -32,12 +32,12 @@ def start(folder: Path, net: str, which: str) -> dict[str, float]:
     images = folder / "images.npy"
     if not images.is_file():
         np.save(images, np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), np.uint8))
-    settings = {"train.steps": 3, "train.log_every": 1, "train.batch_size": STARTED_BATCH}
+    settings: dict[str, Any] = {"train.steps": 3, "train.log_every": 1, "train.batch_size": STARTED_BATCH}
     if net == "cifar":
         settings |= {"data.name": "arrays", "data.directory": images}
     command = [sys.executable, "run.py", f"--config=configs/{net}.py", f"--workdir={folder / f'start_{net}_{which}'}"]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / f"start_{net}_cache")}
-    begin, found = time.perf_counter(), {}
+    begin, found = time.perf_counter(), dict[str, float]()
     with (
         (folder / "start.log").open("a") as log,
         subprocess.Popen(

@@ -54,7 +54,8 @@ def publish(request: Request) -> dict[str, Any]:
     x = rng.normal(size=(CHECKED, *experiment.image_shape(config))).astype(np.float32)
     t = np.array([7, 700], np.int32)
     output = jax.jit(experiment.make_network(config).apply)({"params": params}, x, t)
-    np.savez(request["path"], **to_diffusers(params), x_given=x, t_given=t, output_expected=np.asarray(output))
+    arrays: dict[str, Any] = {**to_diffusers(params), "x_given": x, "t_given": t, "output_expected": np.asarray(output)}
+    np.savez(request["path"], **arrays)
     return {}
 
 

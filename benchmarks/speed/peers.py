@@ -130,9 +130,12 @@ def train(request: Request, network: UNet2DModel) -> Callable[[], None]:
 def sample(request: Request, network: UNet2DModel) -> Callable[[], None]:
     """A chain from noise to images of bytes: DDIM where it leaves steps out, DDPM else."""
     if request["variant"] == "denoising_diffusion_pytorch":
-        process = their_process(request, network)
-        batch = request["case"]["batch"]
-        return lambda: to_bytes(process.sample(batch_size=batch) * 2 - 1)
+        process, batch = their_process(request, network), request["case"]["batch"]
+
+        def draw() -> None:
+            to_bytes(process.sample(batch_size=batch) * 2 - 1)
+
+        return draw
     settings, steps = request["settings"], request["case"]["steps"]
     short = steps < settings["chain"]["num_train_timesteps"]
     variance = {} if short else {"variance_type": settings["variance"]}

@@ -36,12 +36,15 @@ def _beside(axes: Any, results: Sequence[Result]) -> None:
 
 
 def _grows(axes: Any, results: Sequence[Result], kind: str, title: str, label: str) -> None:
-    """Our time a unit, which is flat where the cost is linear."""
+    """Our time a unit over that where they are most: flat where the cost is linear."""
     for net in NETS:
-        rows = growth(results, net, kind)
+        rows = [(count, seconds / count) for count, seconds, _ in growth(results, net, kind)]
         if len(rows) > 1:
-            axes.plot([count for count, *_ in rows], [seconds / count * 1e3 for count, seconds, _ in rows], "o-", label=net)
-    axes.set(title=title, xlabel=label, ylabel="ms", xscale="log", yscale="log")
+            last = rows[-1][1]
+            label_of_net = f"{net}: {last * 1e3:,.2f} ms at {rows[-1][0]}"
+            axes.plot([count for count, _ in rows], [each / last for _, each in rows], "o-", label=label_of_net)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set(title=title, xlabel=label, ylabel="of that at the right", xscale="log", ylim=(0, None))
 
 
 def _evaluations(axes: Any, results: Sequence[Result]) -> None:
@@ -53,7 +56,7 @@ def _evaluations(axes: Any, results: Sequence[Result]) -> None:
     for pairs, style, label in ((taken, "o-", "evaluations a step"), (grown, "s--", "memory, of the shortest's")):
         if pairs:
             axes.plot(*zip(*pairs, strict=True), style, label=label)
-    axes.set(title="chains of the digits network", xlabel="steps", xscale="log")
+    axes.set(title="chains of the digits network", xlabel="steps", xscale="log", ylim=(0, None))
     axes.axhline(1, color="black", linewidth=1)
 
 

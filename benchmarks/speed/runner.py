@@ -21,9 +21,17 @@ class Sides:
     """Both processes, and what one has to hand to the other."""
 
     def __init__(self, ours: Worker, torch: Worker | None, folder: Path) -> None:
-        """`torch` is None where only we are measured."""
+        """`torch` is None where only we are measured.
+
+        Raises:
+          SideFailed: one of them does not start.
+          Unequal: they do not compute on the same kind of device.
+        """
         self.ours, self.torch, self.folder = ours, torch, folder
-        self.about = {"ours": ours.ask("about"), **({"torch": torch.ask("about")} if torch else {})}
+        self.about = {"ours": ours.ask("about")}
+        if torch:
+            self.about["torch"] = torch.ask("about")
+            check_same_device(self.about["ours"]["backend"], self.about["torch"]["backend"])
 
     def weights(self, net: str) -> str:
         """The file with the weights of a network, by diffusers' names, and the output that they give."""
@@ -45,7 +53,7 @@ class Sides:
           Unequal: a peer's network has another number of parameters.
           SideFailed: ours cannot run.
         """
-        result = {"name": measurement.name, "left_out": {}, "prepared": {}, "limit_flops": {}}
+        result: dict[str, Any] = {"name": measurement.name, "left_out": {}, "prepared": {}, "limit_flops": {}}
         ready: dict[str, Worker] = {}
         for name in entries(measurement, peers if self.torch else ()):
             if (worker := self._prepare(name, measurement.case, result)) is not None:
@@ -91,6 +99,12 @@ class Sides:
         seconds = measure(self.ours.run, ["copy"], budget=5, rounds=5)["copy"]
         self.ours.ask("drop")
         return float(moved / sorted(seconds)[len(seconds) // 2])
+
+
+def check_same_device(ours: str, torch: str) -> None:
+    """Raises Unequal where JAX and PyTorch, in their own words, do not compute on the same kind of device."""
+    if {"gpu": "cuda"}.get(ours, ours) != torch:
+        raise Unequal(f"JAX computes on {ours} and PyTorch on {torch}: expected builds of both for one, or --peers none")
 
 
 def check_equal(name: str, peer: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -194,11 +194,12 @@ class Side:
         return float(next(self.clock))
 
 
+TORCH_SIDE = {"about": {"backend": "cpu"}}
 OURS_SIDE = {"about": {"backend": "cpu", "devices": 2}, "limit": {"flops": 10}, "prepare": {"parameters": 5, "flops": 7.0}}
 
 
 def test_a_peer_that_cannot_run_is_left_out_with_its_reason(tmp_path):
-    torch = Side(prepare=SideFailed("no compiler"), limit={"flops": 10})
+    torch = Side(**TORCH_SIDE, prepare=SideFailed("no compiler"), limit={"flops": 10})
     found = Sides(Side(**OURS_SIDE), torch, tmp_path).measure(
         MEASUREMENTS["cifar_forward_b8"], ["torch_compile"], budget=0, rounds=2
     )
@@ -208,9 +209,14 @@ def test_a_peer_that_cannot_run_is_left_out_with_its_reason(tmp_path):
 
 
 def test_another_number_of_parameters_ends_the_run(tmp_path):
-    torch = Side(prepare={"parameters": 6})
+    torch = Side(**TORCH_SIDE, prepare={"parameters": 6})
     with pytest.raises(Unequal, match="torch_eager has 6 parameters, ours 5"):
         Sides(Side(**OURS_SIDE), torch, tmp_path).measure(MEASUREMENTS["cifar_forward_b8"], ["torch_eager"], budget=0, rounds=1)
+
+
+def test_one_on_a_gpu_and_the_other_not_are_not_compared(tmp_path):
+    with pytest.raises(Unequal, match="JAX computes on cpu and PyTorch on cuda"):
+        Sides(Side(**OURS_SIDE), Side(about={"backend": "cuda"}), tmp_path)
 
 
 def test_the_lines_of_what_is_measured_apart():
