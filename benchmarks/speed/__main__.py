@@ -135,7 +135,8 @@ def main() -> None:
     results = found["results"]
     picture.draw(results, given.workdir / "speed.png")
     print(f"\n{json.dumps(found['machine'])}\n")
-    print("\n".join([*figures.table(results), "", *figures.growth_table(results), "", *figures.left_out(results)]))
+    if results:
+        print("\n".join([*figures.table(results), "", *figures.growth_table(results), "", *figures.left_out(results)]))
     print("\n".join([*figures.lines(results), *further.further_lines(found)]))
     print(f"\n{given.workdir / 'speed.json'}, {given.workdir / 'speed.png'}; {found['seconds']:.0f} s")
 

@@ -139,7 +139,8 @@ def table(results: Sequence[Result]) -> Iterator[str]:
 
 def growth_table(results: Sequence[Result]) -> Iterator[str]:
     """How our cost grows: with the steps of a chain, and with the images of a batch; time a unit, and memory."""
-    yield "| net | grows | of | ms | ms each | temporary memory, bytes |\n|---|---|---|---|---|---|"
+    yield "| net | grows | of | ms | ms each | temporary memory, bytes |"
+    yield "|---" * 6 + "|"
     for kind, unit in (("sample", "steps"), ("train", "images of a step")):
         for net in NETS:
             for count, seconds, result in growth(results, net, kind):

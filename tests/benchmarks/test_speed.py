@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -25,8 +28,10 @@ from benchmarks.speed.plan import (
     worth_repeating,
 )
 from benchmarks.speed.runner import Sides, Unequal
-from benchmarks.speed.worker import SideFailed
+from benchmarks.speed.worker import SideFailed, Worker
 from jax_ddpm import experiment
+
+ROOT = Path(__file__).parents[2]
 
 # 8 GFLOP in 2 s at the median beside 32 GFLOP in 4 s at the quicker limit: half of it.
 TRAINED = {
@@ -101,7 +106,7 @@ def test_the_tables_that_a_person_reads():
         "| cifar_train_b8 | 2,000.0 [1,000.0–4,000.0] | 8,000.0 [7,000.0–9,000.0] | 2,400.0 [2,300.0–2,600.0] "
         "| 1.20 [0.65–2.30] | 50% | 3 |"
     )
-    assert list(figures.growth_table([chain(100, 2.0, 0.02), chain(10, 0.3, 0.02)]))[1:] == [
+    assert list(figures.growth_table([chain(100, 2.0, 0.02), chain(10, 0.3, 0.02)]))[2:] == [
         "| digits | steps | 10 | 300.0 | 30.00 | 100 |",
         "| digits | steps | 100 | 2,000.0 | 20.00 | 100 |",
     ]
@@ -232,6 +237,35 @@ def test_the_lines_of_what_is_measured_apart():
         "bench: digits_train_memory ours_mib=2 torch_channels_last_mib=4 of=resident",
         "bench: data images_per_second=1000 low=900 high=1200",
     ]
+
+
+ANSWERING = """
+from benchmarks.speed.worker import serve
+
+def loud(request):
+    print("noise between the answers")
+    return {"twice": 2 * request["number"]}
+
+def wrong(request):
+    raise ValueError("first line\\nsecond line")
+
+serve({"loud": loud, "wrong": wrong})
+"""
+
+
+def test_a_side_answers_line_by_line_whatever_else_is_printed_and_tells_its_errors():
+    asked = [{"do": "loud", "number": 3}, {"do": "wrong"}, {"do": "loud", "number": 4}]
+    told = "".join(json.dumps(each) + "\n" for each in asked)
+    done = subprocess.run([sys.executable, "-c", ANSWERING], input=told, cwd=ROOT, capture_output=True, text=True)
+    assert list(map(json.loads, done.stdout.splitlines())) == [{"twice": 6}, {"error": "ValueError: first line"}, {"twice": 8}]
+    assert done.stderr.count("noise between the answers") == 2
+    assert "second line" in done.stderr
+
+
+def test_a_side_that_ends_says_so(tmp_path):
+    with Worker("no_such_side", tmp_path / "log") as worker, pytest.raises(SideFailed, match="ended with code 1"):
+        worker.ask("about")
+    assert "no_such_side" in (tmp_path / "log").read_text()
 
 
 def test_names_are_taken_in_the_plans_order_and_strange_ones_are_told():
