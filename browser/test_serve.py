@@ -281,6 +281,7 @@ def test_it_says_when_it_was_stopped(page):
     begin(page, 6)
     page.find_element(By.ID, "stop").click()
     wait(page, lambda: "Stopped: " in said(page))
+    assert "Done" not in said(page)
 
 
 def test_it_ends_well_while_it_is_at_work(page, started):

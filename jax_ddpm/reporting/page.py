@@ -10,15 +10,15 @@ from jax_ddpm.files import write_whole
 from jax_ddpm.reporting.parts import Section
 
 
+def templates(package: str, folder: str) -> Environment:
+    """The templates of a package, by which whatever comes from a run is escaped."""
+    loader = PackageLoader(package, folder)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page. Whatever comes from a run is escaped."""
-    pages = Environment(
-        loader=PackageLoader("jax_ddpm.reporting", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = templates("jax_ddpm.reporting", "page")
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     return pages.get_template("page.html").render(title=title, sections=sections, made=made)
 

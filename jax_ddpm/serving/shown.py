@@ -3,24 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from jax_ddpm.pictures import SHOWN_SIZE, filmstrip, grid
 from jax_ddpm.reporting.embedded import data_uri, scale_of
+from jax_ddpm.reporting.page import templates
 from jax_ddpm.reporting.parts import Image
 from jax_ddpm.serving.painter import Seen
 from jax_ddpm.serving.telling import Told
 
 CHAINS, ACROSS = 4, 8  # of the filmstrip: how many chains it shows, and how many states of each
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("jax_ddpm.serving", "assets"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates("jax_ddpm.serving", "assets")
 
 
 def result(seen: Seen, told: Told, way: Sequence[np.ndarray] = ()) -> Markup:
