@@ -183,7 +183,7 @@ def default_config() -> ConfigDict:
     export.to = "safetensors"  # safetensors (it opens like a run), diffusers, stablehlo (the whole sampler, for JAX alone)
     export.average = True  # the averaged weights; else those that the last step left
     export.out = ""  # the folder that --mode export_weights writes
-    export.dtype = "float32"  # what the weights are stored in: float32, bfloat16 (half the room, 8 bits of each number)
+    export.dtype = "float32"  # what the weights are stored in: float32; in half the room float16 (11 bits), bfloat16 (8)
 
     config.plan = plan = ConfigDict()
     plan.topology = ""  # the devices that --mode plan plans for: v5e:16x16, v5p:2x2x4, gpu:8xH100, cpu:8

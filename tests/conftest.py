@@ -1,10 +1,14 @@
-"""Every test runs on four virtual CPU devices, so that sharding is real wherever it appears."""
+"""Every test runs on four virtual CPU devices, so that sharding is real wherever it appears.
+
+Property tests draw the same examples every time, and take as long as the machine needs.
+"""
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import hypothesis
 import jax
 import pytest
 
@@ -15,6 +19,9 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_compilation_cache_dir", str(COMPILATION_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=50, database=None)
+hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from jax_ddpm.artifact import PROGRAM, export_sampler, write_artifact
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.experiment import DTYPES, make_network, make_schedule
+from jax_ddpm.experiment import make_network, make_schedule
 from jax_ddpm.files import place, write_json, write_whole
 from jax_ddpm.generation import open_guide
 from jax_ddpm.interop.diffusers import to_diffusers
@@ -22,7 +22,7 @@ from jax_ddpm.model_card import Use, found_by_evaluation, model_card, origin, wr
 from jax_ddpm.models.unet import UNet
 from jax_ddpm.trained import mode_of_use, open_run
 from jax_ddpm.training.sharding import make_mesh
-from jax_ddpm.training.weights import FILE_NAME, Weights, write_weights
+from jax_ddpm.training.weights import DTYPES, FILE_NAME, Weights, rounded, write_weights
 
 PLACES = (
     ("data", "directory"),
@@ -86,9 +86,8 @@ def _as_diffusers(config: ConfigDict, weights: Weights, out: Path) -> Path:
     labels = network.num_classes + network.null_label
     unet = unet_config(config.model, config.data.image_size, config.data.channels, network.out_channels, labels)
     scheduler = scheduler_config(config.diffusion, np.asarray(make_schedule(config).betas), config.sampler.clip)
-    tensors = to_diffusers(weights.params)
-    dtype = np.dtype(DTYPES[config.export_weights.dtype])
-    content = save({name: np.ascontiguousarray(tensor, dtype) for name, tensor in tensors.items()}, {"format": "pt"})
+    tensors = rounded(to_diffusers(weights.params), DTYPES[config.export_weights.dtype])
+    content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, {"format": "pt"})
     index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     files = {"model_index.json": index, f"unet/{CONFIG}": unet, f"scheduler/{SCHEDULER}": scheduler}
     for name, values in files.items():
@@ -99,8 +98,8 @@ def _as_diffusers(config: ConfigDict, weights: Weights, out: Path) -> Path:
 def _as_program(config: ConfigDict, weights: Weights, out: Path) -> Path:
     """The whole sampler, see `artifact.py`."""
     guide = open_guide(config, make_mesh())
-    dtype = DTYPES[config.export_weights.dtype]
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), jax.device_get(weights.params))
+    stored = rounded(jax.device_get(weights.params), DTYPES[config.export_weights.dtype])
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), stored)
     average = config.export_weights.average
     return write_artifact(out, export_sampler(config, params, weights.step, guide, average=average))
 

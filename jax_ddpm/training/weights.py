@@ -1,7 +1,7 @@
 """Parameters alone, as one safetensors file: small, and opened by any program that knows the format."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax_ddpm.files import as_local, write_whole
 from jax_ddpm.training.state import Params
 
 FILE_NAME = "weights.safetensors"
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}  # what they may be stored in
 
 
 class Weights(NamedTuple):
@@ -29,11 +30,31 @@ def write_weights(path: Path, params: Params, step: int, dtype: DTypeLike = jnp.
 
     Args:
       step: how many steps the parameters were trained for.
-      dtype: what they are stored in; bfloat16 takes half the room of float32 and keeps 8 bits of each number.
+      dtype: what they are stored in, see `rounded`.
+    Raises:
+      InvalidInput: a number is too large for `dtype`.
     """
-    tensors = {name: jnp.asarray(value, dtype) for name, value in flatten_dict(params, sep=".").items()}
-    content = save(tensors, {"step": str(step)})
+    content = save(rounded(flatten_dict(params, sep="."), dtype), {"step": str(step)})
     return write_whole(path, lambda path: path.write_bytes(content))
+
+
+def rounded(params: Params, dtype: DTypeLike) -> Params:
+    """The parameters in another type. Of each number bfloat16 keeps 8 bits, float16 11 where it is at least 6e-5 in size.
+
+    Raises:
+      InvalidInput: a number is too large for `dtype`, which float16 is from 65,520 on; the message names the tensor.
+    """
+
+    def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+        cast = jnp.asarray(value, dtype)
+        if bool((jnp.isinf(cast) & jnp.isfinite(value)).any()):
+            name, largest = jax.tree_util.keystr(path, simple=True, separator="."), float(jnp.abs(value).max())
+            raise InvalidInput(
+                f"{name} has numbers up to {largest:.3g}, too large for {cast.dtype}: expected bfloat16 or float32"
+            )
+        return cast
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def read_weights(path: Path, like: Params) -> Weights:

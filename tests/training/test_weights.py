@@ -36,19 +36,33 @@ def test_another_reader_finds_each_tensor_under_its_path(tmp_path):
     np.testing.assert_array_equal(stored["conv_in.kernel"], PARAMS["conv_in"]["kernel"])
 
 
-@given(st.floats(width=32, allow_nan=False, min_value=2.0**-100, max_value=2.0**100))
-def test_bfloat16_is_as_near_as_eight_bits_are(tmp_path_factory, value):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@given(data=st.data())
+def test_half_the_room_is_as_near_as_its_bits_are(tmp_path_factory, dtype, data):
+    kept = jnp.finfo(dtype)
+    value = data.draw(st.floats(width=32, min_value=float(kept.tiny), max_value=float(kept.max)))
     params = {"w": jnp.full((3,), value, jnp.float32)}
-    path = write_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors", params, 0, jnp.bfloat16)
+    path = write_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors", params, 0, dtype)
     found = read_weights(path, like(params)).params["w"]
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, params["w"], rtol=2.0**-8)
+    np.testing.assert_allclose(found, params["w"], rtol=2.0 ** -(kept.nmant + 1))
 
 
-def test_bfloat16_takes_half_the_room(tmp_path):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_the_room_is_half(tmp_path, dtype):
     params = {"w": jnp.ones((1000, 100))}
-    sizes = [write_weights(tmp_path / "w", params, 0, dtype).stat().st_size for dtype in (jnp.float32, jnp.bfloat16)]
+    sizes = [write_weights(tmp_path / "w", params, 0, each).stat().st_size for each in (jnp.float32, dtype)]
     assert sizes[0] - sizes[1] == 200_000
+
+
+def test_a_number_too_large_for_its_type_is_refused_by_name(tmp_path):
+    params = {"conv_in": {"kernel": jnp.array([1.0, -7e4])}}
+    with pytest.raises(
+        InvalidInput, match=r"conv_in\.kernel has numbers up to 7e\+04, too large for float16: expected bfloat16"
+    ):
+        write_weights(tmp_path / "weights.safetensors", params, 0, jnp.float16)
+    assert not list(tmp_path.iterdir())
+    write_weights(tmp_path / "weights.safetensors", params, 0, jnp.bfloat16)
 
 
 @pytest.mark.parametrize(
