@@ -4,7 +4,7 @@
 
 The data: `make data`, Debian's package dataset-fashion-mnist, its four IDX files in --config.data.directory, or TensorFlow
 Datasets. Hardware: any; on two CPU cores about 80 minutes, at 65 images a second. Result (docs/zoo.md): clothes that one can
-name, and 2.617 ± .014 bits/dim on all 10,000 test images. `zoo/fashion_mnist` has its weights.
+name, and 2.617 ± .014 bits/dim on all 10,000 test images, some terms of each. `zoo/fashion_mnist` has its weights.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,9 @@
     python run.py --config configs/fashion_mnist_conditional.py
 
 The data and the hardware: as in configs/fashion_mnist.py. A tenth of the labels is dropped in training, so that a class can be
-drawn with guidance: --mode sample --config.guidance.scale=2. Result (docs/zoo.md): each class is drawn as what it is, and
-2.621 ± .014 bits/dim on all 10,000 test images. `zoo/fashion_mnist_conditional` has its weights.
+drawn with guidance: --mode sample --config.guidance.scale=2. Result (docs/zoo.md): a judge takes 84 % of samples
+for the class asked for, 97 % of guided ones; 2.621 ± .014 bits/dim on all 10,000 test images, some terms of each.
+`zoo/fashion_mnist_conditional` has its weights.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python run.py --config configs/fashion_mnist_judge.py
     python run.py --mode evaluate --workdir zoo/fashion_mnist_conditional --config.eval.metrics=agreement \
-        --config.eval.classifier=runs/fashion_mnist_judge --config.sample.count=1000
+        --config.eval.classifier=zoo/fashion_mnist_judge --config.sample.count=1000
 
 The data: as in configs/fashion_mnist.py. It is the kind of classifier that guides, on a chain of ten steps in which next to
 nothing is lost (ᾱ_T = .99999), so that it sees images as they are. Hardware: two CPU cores, some 32 minutes. Result: right on
