@@ -27,7 +27,7 @@ from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import make_mesh
 from jax_ddpm.training.state import create_state
 from tests.commands.conftest import make_tiny_classifier_config, make_tiny_config
-from tests.references import column
+from tests.references.chain import column
 
 T = 8
 SCHEDULE = linear_schedule(T)

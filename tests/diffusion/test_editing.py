@@ -34,7 +34,9 @@ from jax_ddpm import (
     translate,
     unipc,
 )
-from tests.references import PREDICTIONS, Chain, GaussianData, GaussianMixture, signal_and_noise, small_network
+from tests.references.chain import PREDICTIONS, Chain, signal_and_noise
+from tests.references.denoisers import small_network
+from tests.references.known_data import GaussianData, GaussianMixture
 
 KEY = jax.random.key(3)
 BETAS = np.linspace(0.002, 0.3, 12)

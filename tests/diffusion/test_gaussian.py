@@ -21,7 +21,8 @@ from jax_ddpm import (
     q_sample,
     schedule_from_betas,
 )
-from tests.references import LOG_FLOOR, PIXELS, Chain, assert_float64_agrees, bin_log_probability, normal_kl
+from tests.agreement import assert_float64_agrees
+from tests.references.chain import LOG_FLOOR, PIXELS, Chain, bin_log_probability, normal_kl
 
 SCHEDULE, SCHEDULE64 = linear_schedule(1000), linear_schedule(1000, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)

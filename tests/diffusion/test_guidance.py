@@ -28,7 +28,9 @@ from jax_ddpm import (
     unipc,
     zero_terminal_snr,
 )
-from tests.references import PREDICTIONS, Chain, GaussianMixture, column, small_network
+from tests.references.chain import PREDICTIONS, Chain, column
+from tests.references.denoisers import small_network
+from tests.references.known_data import GaussianMixture
 
 KEY = jax.random.key(5)
 BETAS = np.linspace(0.002, 0.3, 12)

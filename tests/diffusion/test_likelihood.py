@@ -26,17 +26,9 @@ from jax_ddpm import (
 from jax_ddpm.diffusion.likelihood import stretches
 from jax_ddpm.diffusion.schedules import at
 from jax_ddpm.errors import InvalidInput
-from tests.references import (
-    PIXELS,
-    PREDICTIONS,
-    VARIANCES,
-    Chain,
-    GaussianData,
-    bin_log_probability,
-    mean_over_example,
-    normal_kl,
-    small_network,
-)
+from tests.references.chain import PIXELS, PREDICTIONS, VARIANCES, Chain, bin_log_probability, mean_over_example, normal_kl
+from tests.references.denoisers import small_network
+from tests.references.known_data import GaussianData
 
 BETAS = np.linspace(0.002, 0.3, 12)
 SCHEDULE, SCHEDULE64 = schedule_from_betas(BETAS), schedule_from_betas(BETAS, np.float64)

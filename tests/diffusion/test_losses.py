@@ -20,16 +20,9 @@ from jax_ddpm import (
     v_loss,
     x0_loss,
 )
-from tests.references import (
-    PIXELS,
-    PREDICTIONS,
-    VARIANCES,
-    Chain,
-    assert_float64_agrees,
-    bin_log_probability,
-    mean_over_example,
-    small_network,
-)
+from tests.agreement import assert_float64_agrees
+from tests.references.chain import PIXELS, PREDICTIONS, VARIANCES, Chain, bin_log_probability, mean_over_example
+from tests.references.denoisers import small_network
 
 SCHEDULE, SCHEDULE64 = linear_schedule(1000), linear_schedule(1000, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)

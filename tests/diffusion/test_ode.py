@@ -19,7 +19,9 @@ from jax_ddpm import (
     schedule_from_betas,
     zero_terminal_snr,
 )
-from tests.references import PIXELS, Chain, GaussianData, small_network
+from tests.references.chain import PIXELS, Chain
+from tests.references.denoisers import small_network
+from tests.references.known_data import GaussianData
 
 SCHEDULE, SCHEDULE64 = linear_schedule(100), linear_schedule(100, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)

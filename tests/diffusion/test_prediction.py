@@ -24,7 +24,8 @@ from jax_ddpm import (
     to_x0,
     x0_from_eps,
 )
-from tests.references import PREDICTIONS, VARIANCES, Chain, assert_float64_agrees
+from tests.agreement import assert_float64_agrees
+from tests.references.chain import PREDICTIONS, VARIANCES, Chain
 
 SCHEDULE, SCHEDULE64 = linear_schedule(1000), linear_schedule(1000, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)

@@ -33,7 +33,9 @@ from jax_ddpm import (
     zero_terminal_snr,
 )
 from jax_ddpm.diffusion.schedules import NoiseSchedule
-from tests.references import Chain, GaussianData, small_network
+from tests.references.chain import Chain
+from tests.references.denoisers import small_network
+from tests.references.known_data import GaussianData
 
 SCHEDULE, SCHEDULE64 = linear_schedule(1000), linear_schedule(1000, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)

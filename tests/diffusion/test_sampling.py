@@ -24,7 +24,10 @@ from jax_ddpm import (
     static_clip,
 )
 from jax_ddpm.diffusion.sampling import begun, go_on
-from tests.references import Chain, GaussianData, equations, small_network
+from tests.compiling import equations
+from tests.references.chain import Chain
+from tests.references.denoisers import small_network
+from tests.references.known_data import GaussianData
 
 BETAS = np.linspace(0.002, 0.3, 12)
 SCHEDULE, SCHEDULE64 = schedule_from_betas(BETAS), schedule_from_betas(BETAS, np.float64)

@@ -29,20 +29,11 @@ from jax_ddpm import (
     unipc,
     zero_terminal_snr,
 )
-from tests.references import (
-    Chain,
-    GaussianData,
-    GaussianMixture,
-    affine_outcome,
-    ddim_states,
-    dpm_solver_pp_states,
-    edm_states,
-    equations,
-    signal_and_noise,
-    small_network,
-    unipc_states,
-    x0_said,
-)
+from tests.compiling import equations
+from tests.references.chain import Chain, signal_and_noise, x0_said
+from tests.references.denoisers import small_network
+from tests.references.known_data import GaussianData, GaussianMixture
+from tests.references.samplers import affine_outcome, ddim_states, dpm_solver_pp_states, edm_states, unipc_states
 
 KEY = jax.random.key(11)
 BETAS = np.linspace(0.002, 0.3, 12)

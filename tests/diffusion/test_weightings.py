@@ -25,7 +25,8 @@ from jax_ddpm import (
     x0_loss,
     zero_terminal_snr,
 )
-from tests.references import PIXELS, Chain, small_network
+from tests.references.chain import PIXELS, Chain
+from tests.references.denoisers import small_network
 
 SCHEDULE, SCHEDULE64 = linear_schedule(1000), linear_schedule(1000, dtype=np.float64)
 CHAIN = Chain(SCHEDULE64.betas)

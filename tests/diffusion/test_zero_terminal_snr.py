@@ -21,7 +21,8 @@ from jax_ddpm import (
     zero_terminal_snr,
 )
 from jax_ddpm.diffusion.schedules import NoiseSchedule
-from tests.references import Chain, small_network
+from tests.references.chain import Chain
+from tests.references.denoisers import small_network
 
 SCHEDULE = linear_schedule(1000)
 FIELDS = tuple(NoiseSchedule.__dataclass_fields__)
