@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -18,6 +17,7 @@ import tests.conftest  # noqa: F401, for the devices that it makes
 from jax_ddpm.commands import compare, evaluate, report, sample, train
 from jax_ddpm.config import read_config
 from tests.commands.conftest import make_tiny_config
+from tests.compiling import optimised
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -31,8 +31,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The report of a run of which there is all that a report shows, of one that has only begun, and both compared."""
     root = tmp_path_factory.mktemp("browser")
     workdir, bare = root / "whole", root / "bare"
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
+    with optimised(False):
         train.main(make_tiny_config(), workdir)
         for settings in ({}, {"name": "ddim", "steps": 4}):
             config = read_config(workdir)
@@ -41,8 +40,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         config = read_config(workdir)
         config.eval.update(metrics=("bits_per_dim", "nearest"), count=8)
         evaluate.main(config, workdir)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
     bare.mkdir()
     shutil.copy(workdir / "config.json", bare)
     for each in (workdir, bare):

@@ -4,13 +4,15 @@ Property tests draw the same examples every time, and take as long as the machin
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import fsspec
 import hypothesis
 import jax
 import pytest
+
+from tests.compiling import optimised
 
 # What one test compiled, another that compiles the same takes from here; so do the processes that tests start.
 COMPILATION_CACHE = Path(tempfile.gettempdir()) / "jax_ddpm_tests"
@@ -22,6 +24,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=50, database=None)
 hypothesis.settings.load_profile("steady")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What a test compiles mostly runs for less time than it takes to optimise it; if not, the test is marked `optimised`."""
+    with optimised(item.get_closest_marker("optimised") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])

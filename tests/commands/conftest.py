@@ -1,6 +1,5 @@
 """A network so small that a whole run takes seconds."""
 
-from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +17,6 @@ from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Programs of the tests here run for seconds, and so are compiled quickly, without most optimisations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        return (yield)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make_tiny_config(**train_settings: object) -> ConfigDict:

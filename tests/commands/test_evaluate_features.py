@@ -1,12 +1,10 @@
 """Samples judged by features: of a run, of a file, by the Inception network and by a classifier, and what is written then."""
 
-import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -137,11 +135,12 @@ def random_weights(path):
     return write_pth(path, weights)
 
 
+@pytest.mark.optimised  # convolutions of 299×299
 def test_a_file_is_judged_by_the_inception_network(samples, tmp_path):
     """With a sixteenth of its channels; `make parity` compares the features of the whole one."""
     np.savez(samples, arr_0=np.load(samples)["arr_0"][:24])
     metrics = ("fid", "is", "kid", "precision_recall")
-    with narrow_network(16), optimised():
+    with narrow_network(16):
         path = random_weights(tmp_path / "weights.pth")
         settings = {"inception": str(path), "inception_sha256": "", "batch_size": 24, "resize": "pytorch"}
         found = judged(samples, metrics, **settings, reference="digits", reference_count=24)
@@ -155,16 +154,6 @@ def test_a_file_is_judged_by_the_inception_network(samples, tmp_path):
     assert found["is_pytorch"]["score"] >= 1
     of_itself = same[f"precision_recall_pytorch against {samples}, 24 images, by {published(str(path), '')[1][:8]}"]
     assert (of_itself["precision"], of_itself["recall"]) == (1, 1)
-
-
-@contextlib.contextmanager
-def optimised():
-    """Convolutions of 299×299 run for minutes as the programs of this folder are usually compiled."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def test_a_process_reads_the_images_of_its_share_alone(trained_classifier, monkeypatch):

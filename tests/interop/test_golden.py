@@ -17,7 +17,6 @@ from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 from tests.interop.golden.make import HERE, LABELS, T, image, made
 
-QUICK = {"xla_backend_optimization_level": 0}
 # What has to be given of networks that were not published.
 GIVEN = {
     "improved": {"data.image_size": 8, "model.heads": 4},
@@ -72,7 +71,7 @@ def test_the_output_is_theirs(name, tmp_path):
         told["labels"] = jnp.asarray(LABELS)
     if config.model.low_res_size:
         told |= {"low_res": enlarged(jnp.asarray(image("low_res", 2).transpose(0, 2, 3, 1)), 8), "low_res_t": jnp.zeros(2)}
-    found = np.asarray(jax.jit(network.apply, compiler_options=QUICK)({"params": params}, **told))
+    found = np.asarray(jax.jit(network.apply)({"params": params}, **told))
     expected = out.transpose(0, 2, 3, 1) if out.ndim == 4 else out
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 

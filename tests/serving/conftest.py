@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import make_tiny_classifier_config, pytest_runtest_protocol  # noqa: F401, compiles quickly here too
+from tests.commands.conftest import make_tiny_classifier_config
 from tests.test_generation import leave_run, tiny
 
 
