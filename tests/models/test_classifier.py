@@ -12,8 +12,9 @@ import pytest
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.models.unet import UNet
-from tests.models.test_layers import BF16, F32, attention_pool, dense, norm, normals, random_parameters, silu
-from tests.models.test_unet import ADM, QUICK, Reference
+from tests.models.numbers import BF16, F32, normals, random_parameters
+from tests.models.unets import ADM
+from tests.references.networks import Network, attention_pool, dense, norm, silu
 
 TINY = {"channels": 8, "groups": 4, "attention_resolutions": (4,), "dropout": 0.0, "multipliers": (1, 2), "blocks": 2}
 PLAIN = NoisyClassifier(**TINY, num_classes=5, heads=2)
@@ -30,14 +31,14 @@ def parameters(net):
     return random_parameters(shapes(net))
 
 
-@partial(jax.jit, static_argnames=("net", "train", "features"), compiler_options=QUICK)
+@partial(jax.jit, static_argnames=("net", "train", "features"))
 def run(net, params, x, t, key=None, **options):
     return net.apply({"params": params}, x, t, rngs={} if key is None else {"dropout": key}, **options)
 
 
 def reference(net, p, x, t):
     """The pooled vectors and the logits, in NumPy float64."""
-    it = Reference(net, p)
+    it = Network(net, p)
     it.embedding = it.time(t)
     x = silu(norm(p["norm_out"], it.down(x)[0], net.groups, net.norm_eps))
     pooled = attention_pool(p["pool"], x, x.shape[-1] // net.head_channels if net.head_channels else net.heads)
@@ -85,7 +86,7 @@ def test_the_way_down_has_the_names_and_shapes_of_the_unet_s(net):
 
 def test_gradients_reach_every_parameter_and_the_image():
     loss = lambda p, x: jax.nn.log_softmax(PAPER.apply({"params": p}, x, T))[:, 0].mean()  # noqa: E731
-    of_params, of_image = jax.jit(jax.grad(loss, (0, 1)), compiler_options=QUICK)(parameters(PAPER), X)
+    of_params, of_image = jax.jit(jax.grad(loss, (0, 1)))(parameters(PAPER), X)
     chex.assert_tree_all_finite(of_params)
     for path, gradient in jax.tree_util.tree_leaves_with_path(of_params):
         if [part.key for part in path[-2:]] == ["key", "bias"]:

@@ -26,159 +26,19 @@ from jax_ddpm.models.layers import (
     init_weight,
     timestep_embedding,
 )
-
-F32, BF16 = jnp.float32, jnp.bfloat16
-
-
-def normals(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def random_parameters(shapes, seed: int = 0):
-    """Numbers for a tree of shapes: nothing is zero, every kernel keeps the size of what goes through it."""
-    rng = np.random.default_rng(seed)
-
-    def fill(path, leaf):
-        values = rng.normal(size=leaf.shape)
-        if path[-1].key == "kernel":
-            values /= np.sqrt(np.prod(leaf.shape[:-1]))
-        elif path[-1].key == "scale":
-            values = 1 + 0.3 * values
-        return jnp.asarray(values, F32)
-
-    return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-def norm_of(params, x):
-    """The block's own normalisation, of 4 groups."""
-    return group_norm(4, F32, "n").apply({"params": params}, x)
-
-
-def mode(module: nn.Module) -> dict[str, bool]:
-    return {"train": False} if isinstance(module, ResBlock) else {}
-
-
-def parameters_of(module: nn.Module, *inputs):
-    return random_parameters(jax.eval_shape(partial(module.init, **mode(module)), jax.random.key(0), *inputs)["params"])
-
-
-# The references. `p` is the part of the parameters that belongs to the layer, as float64.
-
-
-def silu(x):
-    return x / (1 + np.exp(-x))
-
-
-def sinusoids(t, features, waves=(np.sin, np.cos), shift=1):
-    rates = 1e4 ** -(np.arange(features // 2) / (features // 2 - shift))
-    return np.stack([[wave(each * rates) for wave in waves] for each in t]).reshape(len(t), features)
-
-
-def dense(p, x):
-    return x @ p["kernel"] + p["bias"]
-
-
-def norm(p, x, groups, eps=1e-6):
-    split = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
-    centred = split - split.mean(axis=(1, 3), keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + eps)
-    return (centred / deviation).reshape(x.shape) * p["scale"] + p["bias"]
-
-
-def conv(p, x, stride=1, before=None):
-    before = stride % 2 if before is None else before  # DDPM pads a stride of 2 below and to the right alone
-    padded = np.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
-    out = np.zeros((len(x), x.shape[1] // stride, x.shape[2] // stride, p["kernel"].shape[-1])) + p["bias"]
-    for row, column in np.ndindex(out.shape[1:3]):
-        window = padded[:, row * stride : row * stride + 3, column * stride : column * stride + 3]
-        out[:, row, column] += np.tensordot(window, p["kernel"], 3)
-    return out
-
-
-def half_size(x):
-    """The mean of each four pixels."""
-    return sum(x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)) / 4
-
-
-def twice_size(x):
-    """Each pixel four times."""
-    rows, columns = (np.arange(2 * size) // 2 for size in x.shape[1:3])
-    return x[:, rows][:, :, columns]
-
-
-def res_block(p, x, embedding, groups, scale_shift=False, resample=lambda x: x, eps=1e-6):
-    h = conv(p["conv1"], resample(silu(norm(p["norm1"], x, groups, eps))))
-    x = resample(x)
-    told = dense(p["embedding"], silu(embedding))[:, None, None]
-    if scale_shift:
-        width = h.shape[-1]
-        h = norm(p["norm2"], h, groups, eps) * (1 + told[..., :width]) + told[..., width:]
-    else:
-        h = norm(p["norm2"], h + told, groups, eps)
-    h = conv(p["conv2"], silu(h))
-    return (dense(p["skip"], x) if "skip" in p else x) + h
-
-
-def attention_block(p, x, heads, groups, eps=1e-6):
-    h = norm(p["norm"], x, groups, eps).reshape(len(x), -1, x.shape[-1])
-    query, key, value = (dense(p[name], h) for name in ("query", "key", "value"))
-    width = x.shape[-1] // heads
-    out = np.zeros_like(h)
-    for image, head in np.ndindex(len(x), heads):
-        mine = slice(head * width, (head + 1) * width)
-        weights = np.exp(query[image, :, mine] @ key[image, :, mine].T / np.sqrt(width))
-        out[image, :, mine] = weights / weights.sum(axis=1, keepdims=True) @ value[image, :, mine]
-    return x + dense(p["out"], out).reshape(x.shape)
-
-
-def attention_pool(p, x, heads):
-    mean = x.mean(axis=(1, 2))[:, None]
-    tokens = np.concatenate([mean, x.reshape(len(x), -1, x.shape[-1])], axis=1) + p["position"]
-    query, key, value = dense(p["query"], tokens[:, 0]), dense(p["key"], tokens), dense(p["value"], tokens)
-    width = x.shape[-1] // heads
-    out = np.zeros_like(query)
-    for image, head in np.ndindex(len(x), heads):
-        mine = slice(head * width, (head + 1) * width)
-        weights = np.exp(key[image, :, mine] @ query[image, mine] / np.sqrt(width))
-        out[image, mine] = weights @ value[image, :, mine] / weights.sum()
-    return out
-
-
-def downsample(p, x):
-    return conv(p["conv"], x, stride=2)
-
-
-def downsample_centred(p, x):
-    return conv(p["conv"], x, stride=2, before=1)
-
-
-def upsample(p, x):
-    return conv(p["conv"], twice_size(x))
-
-
-def between(size):
-    """[2·size, size] how much of each pixel a new one has: its centre lies a quarter of a pixel off one, ¾ of the next."""
-    places = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, size - 1)
-    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(size)))
-
-
-def upsample_bilinear(p, x):
-    rows, columns = between(x.shape[1]), between(x.shape[2])
-    return conv(p["conv"], np.einsum("ih,jw,bhwc->bijc", rows, columns, x))
-
-
-def upsample_transposed(p, x):
-    spread = np.zeros((len(x), 2 * x.shape[1] + 3, 2 * x.shape[2] + 3, x.shape[3]))
-    spread[:, 2:-1:2, 2:-1:2] = x
-    out = np.zeros((len(x), 2 * x.shape[1], 2 * x.shape[2], p["conv"]["kernel"].shape[-1])) + p["conv"]["bias"]
-    for row, column in np.ndindex(out.shape[1:3]):
-        out[:, row, column] += np.tensordot(spread[:, row : row + 4, column : column + 4], p["conv"]["kernel"], 3)
-    return out
-
-
-DOWN = {"conv": downsample, "conv_centred": downsample_centred, "pool": lambda p, x: half_size(x)}
-UP = {"nearest": upsample, "bilinear": upsample_bilinear, "transposed": upsample_transposed}
-
+from tests.models.numbers import BF16, F32, normals, random_parameters
+from tests.references.networks import (
+    DOWN,
+    UP,
+    attention_block,
+    attention_pool,
+    conv,
+    half_size,
+    norm,
+    res_block,
+    sinusoids,
+    twice_size,
+)
 
 X, EMBEDDING = 0.5 + normals(1, 2, 6, 4, 8), normals(2, 2, 12)
 
@@ -225,6 +85,19 @@ MODULES = (
     *((f"up_by_{kind}", Upsample(F32, kind), (X,), expected, (2, 12, 8, 8)) for kind, expected in UP.items()),
     ("norm_of_small_values", group_norm(4, F32, "n", 1e-2), (X / 9,), lambda p, x: norm(p, x, 4, 1e-2), X.shape),
 )
+
+
+def norm_of(params, x):
+    """The block's own normalisation, of 4 groups."""
+    return group_norm(4, F32, "n").apply({"params": params}, x)
+
+
+def mode(module: nn.Module) -> dict[str, bool]:
+    return {"train": False} if isinstance(module, ResBlock) else {}
+
+
+def parameters_of(module: nn.Module, *inputs):
+    return random_parameters(jax.eval_shape(partial(module.init, **mode(module)), jax.random.key(0), *inputs)["params"])
 
 
 class EveryModule(chex.TestCase):
