@@ -13,6 +13,7 @@ from jax_ddpm.data.reading import ON_DAMAGED
 from jax_ddpm.diffusion.losses import check_hybrid
 from jax_ddpm.diffusion.prediction import LEARNED_VARIANCES, PREDICTIONS, VARIANCES, check_prediction
 from jax_ddpm.errors import InvalidInput, choose
+from jax_ddpm.metrics import METRICS, chosen_metrics
 from jax_ddpm.training.layouts import PARALLEL
 
 
@@ -45,9 +46,9 @@ def check(config: ConfigDict) -> None:
     objective.make_optimizer(config)
     objective.make_timesteps(config)
     objective.make_loss_fn(config)
-    for name in experiment.chosen_metrics(config):
-        if name in experiment.METRICS:
-            experiment.METRICS[name](config)
+    for name in chosen_metrics(config):
+        if name in METRICS:
+            METRICS[name](config)
     if not experiment.is_classifier(config):
         experiment.make_sampler(config)
         experiment.chosen_labels(config, 1)

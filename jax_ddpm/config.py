@@ -160,7 +160,7 @@ def default_config() -> ConfigDict:
     edit.seed = 0
 
     config.eval = evaluation = ConfigDict()
-    evaluation.metrics = ("bits_per_dim",)  # of held-out images or samples: see METRICS and the like in experiment.py
+    evaluation.metrics = ("bits_per_dim",)  # of held-out images or samples: see METRICS and the like in metrics.py
     evaluation.split = "test"  # of the data
     evaluation.count = 0  # how many of its images, from the first on; 0 takes all
     evaluation.batch_size = 64

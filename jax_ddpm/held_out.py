@@ -20,6 +20,7 @@ from jax_ddpm.data.sources.folder import which_split
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.metrics import METRICS
 from jax_ddpm.models.unet import UNet
 from jax_ddpm.training.sharding import replicated, share_out, split_batch
 from jax_ddpm.training.state import Params
@@ -118,7 +119,7 @@ def over_data(held: Held, metric: str) -> Iterator[Any]:
 
 def _per_batch(config: ConfigDict, metric: str) -> Callable[..., Any]:
     """(network, params, x0 [B, ...], labels [B], key) -> what the metric says."""
-    found: Callable[..., Any] = experiment.METRICS[metric](config)
+    found: Callable[..., Any] = METRICS[metric](config)
     if experiment.is_classifier(config):
         return found
 

@@ -111,21 +111,3 @@ def test_a_classifier_draws_nothing():
     ):
         with pytest.raises(InvalidInput, match=r"which draws no images\. Expected one of model\.network=unet"):
             draw()
-
-
-@pytest.mark.parametrize(
-    ("module", "metric", "message"),
-    [
-        (digits_classifier, "bits_per_dim", "eval.metrics=bits_per_dim: a classifier says nothing of how likely images are"),
-        (
-            digits,
-            "accuracy",
-            r"eval.metrics=accuracy is of a classifier, and model.network=unet\. Expected one of bits_per_dim,",
-        ),
-    ],
-)
-def test_metrics_are_of_one_kind_of_network(module, metric, message):
-    config = settings_of(module)
-    config.eval.metrics = (metric,)
-    with pytest.raises(InvalidInput, match=message):
-        experiment.chosen_metrics(config)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from jax_ddpm import experiment, features
+from jax_ddpm import features, metrics
 from jax_ddpm.evaluation.frechet import moments
 from jax_ddpm.evaluation.inception import Features
 from jax_ddpm.evaluation.reference import Reference
@@ -66,7 +66,7 @@ def found():
 
 @pytest.mark.parametrize(
     ("extractor", "metric"),
-    [(name, metric) for name, of in OF.items() for metric in experiment.FEATURE_METRICS if metric in of.titles],
+    [(name, metric) for name, of in OF.items() for metric in metrics.FEATURE_METRICS if metric in of.titles],
 )
 def test_no_figure_of_features_is_left_out(found, extractor, metric):
     kept = found[extractor][metric]
@@ -102,7 +102,7 @@ def test_the_deviation_of_a_score_is_not_taken_for_the_error_of_its_mean(found):
 
 
 def test_every_other_metric_has_its_figures():
-    assert KINDS.keys() == {*experiment.METRICS, *experiment.SAMPLE_METRICS}
+    assert KINDS.keys() == {*metrics.METRICS, *metrics.SAMPLE_METRICS}
     nearest = {"memorised": 1, "median_distance": 24.5, "distances": [[1.0]], **DRAWN}
     assert [(row.value, row.unit) for row in figures("nearest", nearest)] == [(24.5, "grey levels"), (1, "samples")]
     bound = {"mean": 3.25, "standard_error": 0.125, "images": 64, "data": "digits", "split": "test"}

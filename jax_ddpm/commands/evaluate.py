@@ -9,7 +9,6 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jax_ddpm import experiment
 from jax_ddpm.commands.sample import draw, how_drawn
 from jax_ddpm.config import FILE_NAME, default_config, read_config
 from jax_ddpm.data.sources.source import Source
@@ -18,6 +17,7 @@ from jax_ddpm.feature_reports import prepare
 from jax_ddpm.features import as_source
 from jax_ddpm.files import place, write_json
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training
+from jax_ddpm.metrics import FEATURE_METRICS, METRICS, chosen_metrics
 from jax_ddpm.opened_images import images_at, open_images
 from jax_ddpm.reports import REPORTS
 from jax_ddpm.sample_reports import SAMPLE_REPORTS
@@ -39,10 +39,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if config.eval.samples:
         evaluate_file(config, workdir, mesh)
         return
-    names = experiment.chosen_metrics(config)
-    if of_images := [name for name in names if name in experiment.METRICS]:
+    names = chosen_metrics(config)
+    if of_images := [name for name in names if name in METRICS]:
         evaluate_held_out(config, workdir, mesh, of_images)
-    if of_samples := [name for name in names if name not in experiment.METRICS]:
+    if of_samples := [name for name in names if name not in METRICS]:
         evaluate_samples(config, workdir, mesh, of_samples)
 
 
@@ -73,7 +73,7 @@ def evaluate_held_out(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Se
 
 def evaluate_samples(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Sequence[str]) -> None:
     """Metrics of `sample.count` images, drawn into workdir/samples/ as --mode sample draws them, into workdir/evaluation/."""
-    by_features = [name for name in metrics if name in experiment.FEATURE_METRICS]
+    by_features = [name for name in metrics if name in FEATURE_METRICS]
     reports = {name: SAMPLE_REPORTS[name](config, mesh, workdir) for name in metrics if name in SAMPLE_REPORTS}
     # What cannot be judged is told before anything is drawn.
     judge = prepare(config, mesh, by_features, config.sample.count) if by_features else None
@@ -102,11 +102,9 @@ def evaluate_file(config: ConfigDict, workdir: Path, mesh: Mesh) -> Path:
     _fit_to(config, samples)
     usual = default_config().eval.metrics
     config.eval.metrics = STAND_ALONE if config.eval.metrics == usual else config.eval.metrics
-    names = experiment.chosen_metrics(config)
-    if others := [name for name in names if name not in experiment.FEATURE_METRICS]:
-        raise InvalidInput(
-            f"eval.metrics={others[0]} is of a run: with --samples expected {', '.join(experiment.FEATURE_METRICS)}"
-        )
+    names = chosen_metrics(config)
+    if others := [name for name in names if name not in FEATURE_METRICS]:
+        raise InvalidInput(f"eval.metrics={others[0]} is of a run: with --samples expected {', '.join(FEATURE_METRICS)}")
     described = file.with_suffix(".json")
     how = json.loads(described.read_text()) if described.is_file() else dict.fromkeys(UNKNOWN, "not known")
     directory = file.parent / f"{file.name}_evaluation"  # its whole name, for a.npz and a folder a may lie side by side

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_ddpm import experiment, held_out, linear_schedule, vlb_terms
+from jax_ddpm import experiment, held_out, linear_schedule, metrics, vlb_terms
 from jax_ddpm.commands import evaluate
 from jax_ddpm.config import read_config, write_config
 from jax_ddpm.data.sources.digits import digits
@@ -191,10 +191,10 @@ def test_a_metric_of_the_other_kind_of_network_is_refused(run_of, metric, messag
 
 def test_a_network_that_says_nan_has_no_figure(trained, monkeypatch):
     def broken(config):
-        bound = experiment.make_bound(config)
+        bound = metrics.make_bound(config)
         return lambda denoiser, x0, key: bound(lambda xt, t: denoiser(xt, t) * np.nan, x0, key)
 
-    monkeypatch.setitem(experiment.METRICS, "bits_per_dim", broken)
+    monkeypatch.setitem(metrics.METRICS, "bits_per_dim", broken)
     with pytest.raises(InvalidInput, match=r"image 0 of 10 has nan bits/dim"):
         run(trained, seed=9)
     assert not (trained / "evaluation/step_0000006_test_seed_9_first_10").exists()

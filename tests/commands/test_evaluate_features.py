@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jax_ddpm import experiment, feature_reports, features, opened_images
+from jax_ddpm import feature_reports, features, opened_images
 from jax_ddpm.commands import evaluate, sample
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.data.sources.digits import digits
@@ -18,6 +18,7 @@ from jax_ddpm.evaluation.inception_score import RunningScore
 from jax_ddpm.evaluation.manifold import density_coverage, precision_recall
 from jax_ddpm.features import as_source, make_extractor, some
 from jax_ddpm.interop.published import published
+from jax_ddpm.metrics import FEATURE_METRICS, FEATURES
 from jax_ddpm.pictures import save_png
 from jax_ddpm.training.sharding import make_mesh
 from tests.commands.conftest import ROOT
@@ -227,11 +228,11 @@ def test_statistics_of_other_features_are_not_compared(samples, trained_classifi
 
 
 def test_what_makes_features_is_checked_under_the_names_by_which_it_is_made():
-    assert features.EXTRACTORS.keys() == experiment.FEATURES.keys()
+    assert features.EXTRACTORS.keys() == FEATURES.keys()
 
 
 def test_every_metric_of_features_has_what_works_it_out():
-    assert {*feature_reports.STREAMED, *feature_reports.OF_ALL} == set(experiment.FEATURE_METRICS)
+    assert {*feature_reports.STREAMED, *feature_reports.OF_ALL} == set(FEATURE_METRICS)
 
 
 def test_samples_come_in_an_order_that_has_nothing_to_do_with_their_classes():
