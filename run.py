@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jax_ddpm.command_line import keep_own_flags, parse
+from jax_ddpm.command_line import explain, keep_own_flags, parse
 from jax_ddpm.commands import MODES, OWN_FLAGS
 from jax_ddpm.errors import choose
 from jax_ddpm.files import place
@@ -42,5 +42,5 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.ERROR)
-    with ended_at_once():
+    with ended_at_once(explain):
         app.run(main, flags_parser=parse)

@@ -1,7 +1,9 @@
 """From what is typed after `python run.py` to the settings of a run; run.py says which flags there are."""
 
 import itertools
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -9,7 +11,8 @@ from ml_collections import ConfigDict, config_flags
 
 from jax_ddpm import config as settings
 from jax_ddpm.commands import GROUPS, OWN_FLAGS
-from jax_ddpm.errors import InvalidInput
+from jax_ddpm.config import default_config
+from jax_ddpm.errors import InvalidInput, did_you_mean
 from jax_ddpm.files import place
 
 
@@ -18,9 +21,9 @@ def parse(argv: list[str]) -> list[str]:
     argv = [as_text(arg) for arg in argv]
     config, workdir = written(argv, "config"), written(argv, "workdir") or (written(argv, "workdirs") or "").split(",")[0]
     for arg in (arg for arg in argv[1:] if arg.startswith("--config.")):
-        settings.check_name(arg.removeprefix("--config.").partition("=")[0])
+        check_name(arg.removeprefix("--config.").partition("=")[0])
     if config is not None:
-        settings.check_file(config)
+        check_file(config)
     elif workdir and written(argv, "mode") != "import_weights":
         settings.read_config(place(workdir))
         argv = [argv[0], f"--config={settings.__file__}:{workdir}", *argv[1:]]
@@ -31,7 +34,7 @@ def parse(argv: list[str]) -> list[str]:
     try:
         program, *words = flags.FLAGS(argv)
     except (AttributeError, KeyError, TypeError) as error:  # what a mistake in a config file raises
-        raise InvalidInput(f"in the config file: {settings.explain(str(error.args[0]))}") from error
+        raise InvalidInput(f"in the config file: {explain(str(error.args[0]))}") from error
     if words:
         raise InvalidInput(f"unexpected {' '.join(words)!r}: expected flags alone, such as --mode {words[0]}")
     return [program]
@@ -51,6 +54,39 @@ def written(argv: list[str], flag: str) -> str | None:
     """The value that `--flag=value` or `--flag value` gives, before the flags are read."""
     words = (word for arg in [*argv[1:], ""] for word in arg.split("=", 1))
     return dict(itertools.pairwise(words)).get(f"--{flag}") or None
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput where there is no setting of this dotted name, such as "train.batch_size"."""
+    group: Any = default_config()
+    for depth, key in enumerate(name.split(".")):
+        if not isinstance(group, ConfigDict):
+            raise InvalidInput(f"unknown setting {name!r}: {'.'.join(name.split('.')[:depth])!r} is a single setting")
+        if key not in group:
+            raise InvalidInput(f"unknown setting {name!r}: there is no {key!r}.{did_you_mean(key, group.keys())}")
+        group = group[key]
+    if isinstance(group, ConfigDict):
+        raise InvalidInput(f"{name!r} is a group of settings: name one of them, such as {name}.{next(iter(group))}")
+
+
+def check_file(name: str) -> None:
+    """Raises InvalidInput where there is no config file of this name; what follows a colon is the file's argument."""
+    path = Path(name.split(":")[0])
+    if not path.is_file():
+        there = sorted(str(each) for folder in {path.parent, Path("configs")} for each in folder.glob("*.py"))
+        raise InvalidInput(f"no config file at {path}: there are {', '.join(there) or 'none'}.{did_you_mean(name, there)}")
+
+
+def explain(message: str) -> str:
+    """What the flag library says of a bad setting, with what was expected and without the list of all other settings."""
+    message = re.sub(r" Other fields present: .*\n", " ", message, flags=re.DOTALL)
+    found = re.match(r"flag --config\.([\w.]+)=", message)
+    if not found:
+        return message
+    value: Any = default_config()
+    for key in found[1].split("."):
+        value = value[key]
+    return f"{message}; expected {type(value).__name__}, such as {value!r}"
 
 
 def keep_own_flags(config: ConfigDict, mode: str) -> None:

@@ -1,7 +1,6 @@
 """The settings of a run: every key there is, with its default, and how a run's settings are kept and read again."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -242,39 +241,6 @@ def read_config(workdir: Path) -> ConfigDict:
         return merge(default_config(), json.loads(path.read_text()))
     except (json.JSONDecodeError, InvalidInput) as error:
         raise InvalidInput(f"{path}: {error}") from error
-
-
-def check_name(name: str) -> None:
-    """Raises InvalidInput where there is no setting of this dotted name, such as "train.batch_size"."""
-    group: Any = default_config()
-    for depth, key in enumerate(name.split(".")):
-        if not isinstance(group, ConfigDict):
-            raise InvalidInput(f"unknown setting {name!r}: {'.'.join(name.split('.')[:depth])!r} is a single setting")
-        if key not in group:
-            raise InvalidInput(f"unknown setting {name!r}: there is no {key!r}.{did_you_mean(key, group.keys())}")
-        group = group[key]
-    if isinstance(group, ConfigDict):
-        raise InvalidInput(f"{name!r} is a group of settings: name one of them, such as {name}.{next(iter(group))}")
-
-
-def check_file(name: str) -> None:
-    """Raises InvalidInput where there is no config file of this name; what follows a colon is the file's argument."""
-    path = Path(name.split(":")[0])
-    if not path.is_file():
-        there = sorted(str(each) for folder in {path.parent, Path("configs")} for each in folder.glob("*.py"))
-        raise InvalidInput(f"no config file at {path}: there are {', '.join(there) or 'none'}.{did_you_mean(name, there)}")
-
-
-def explain(message: str) -> str:
-    """What the flag library says of a bad setting, with what was expected and without the list of all other settings."""
-    message = re.sub(r" Other fields present: .*\n", " ", message, flags=re.DOTALL)
-    found = re.match(r"flag --config\.([\w.]+)=", message)
-    if not found:
-        return message
-    value: Any = default_config()
-    for key in found[1].split("."):
-        value = value[key]
-    return f"{message}; expected {type(value).__name__}, such as {value!r}"
 
 
 def merge(config: ConfigDict, values: dict[str, Any], prefix: str = "") -> ConfigDict:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
@@ -16,7 +16,6 @@ from absl import flags
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
-from jax_ddpm.config import explain
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.files import absolute, is_first_process, place
 
@@ -130,8 +129,8 @@ def only_first_process_prints() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ended_at_once() -> Iterator[None]:
-    """Within it, what ends the program is told in a line where it is a person's mistake.
+def ended_at_once(explain: Callable[[str], str]) -> Iterator[None]:
+    """Within it, what ends the program is told in a line where it is a person's mistake, as `explain` puts what was said of it.
 
     One of several processes is ended without waiting for the others, which may be waiting for it.
     """

@@ -24,7 +24,7 @@ from configs import (
 )
 from jax_ddpm import experiment, linear_schedule, objective
 from jax_ddpm.checks import check
-from jax_ddpm.config import changes, check_name, default_config, get_config, merge, read_config, to_dict, write_config
+from jax_ddpm.config import changes, default_config, get_config, merge, read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 
 MODULES = [cifar, cifar_improved, digits, fashion_mnist, fashion_mnist_conditional, folder, imagenet64_improved]
@@ -204,17 +204,6 @@ def test_changes_are_named():
     new.model.channels = 64
     new.train.steps = 5
     assert changes(old, new) == {"model.channels": (128, 64), "train.steps": (800_000, 5)}
-
-
-def test_every_setting_has_a_valid_name_and_a_group_has_not():
-    for group, settings in default_config().items():
-        if group == "seed":
-            check_name(group)
-            continue
-        for name in settings:
-            check_name(f"{group}.{name}")
-        with pytest.raises(InvalidInput, match=f"'{group}' is a group of settings: name one of them, such as {group}\\."):
-            check_name(group)
 
 
 @pytest.mark.parametrize(

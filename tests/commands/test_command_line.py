@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
+from jax_ddpm.command_line import check_name
 from jax_ddpm.commands import MODES
+from jax_ddpm.config import default_config
+from jax_ddpm.errors import InvalidInput
 from tests.commands.conftest import ROOT
 
 
@@ -123,6 +126,17 @@ def test_describe_prints_the_network_and_trains_nothing():
     status, out, error = run("--config", "configs/cifar.py", "--mode", "describe")
     assert status == 0, error
     assert "parameters: 35,746,307" in out
+
+
+def test_every_setting_has_a_valid_name_and_a_group_has_not():
+    for group, settings in default_config().items():
+        if group == "seed":
+            check_name(group)
+            continue
+        for name in settings:
+            check_name(f"{group}.{name}")
+        with pytest.raises(InvalidInput, match=f"'{group}' is a group of settings: name one of them, such as {group}\\."):
+            check_name(group)
 
 
 @pytest.mark.parametrize("mode", MODES)
