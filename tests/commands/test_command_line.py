@@ -1,8 +1,10 @@
 """run.py as a person types it."""
 
 import importlib
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,6 +18,40 @@ from tests.commands.conftest import ROOT
 def run(*arguments):
     done = subprocess.run([sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
+
+
+# Imports what training needs, which takes longer than to find a mistake, and runs run.py in a child for each line that it is
+# given, a list of arguments. Answers with the child's exit status, output and errors. It touches no device itself.
+PARENT = """
+import json, os, runpy, sys, tempfile
+import jax_ddpm.commands.train
+for line in sys.stdin:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(error.fileno(), 2)
+            sys.argv = ["run.py", *json.loads(line)]
+            runpy.run_path("run.py", run_name="__main__")
+            sys.exit()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        error.seek(0)
+        print(json.dumps([status, out.read(), error.read()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def typed() -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """As `run`, but each in a child of one process."""
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, text=True, **streams) as parent:
+
+        def answered(*arguments: str) -> tuple[int, str, str]:
+            print(json.dumps(arguments), file=parent.stdin, flush=True)
+            return tuple(json.loads(parent.stdout.readline()))
+
+        yield answered
 
 
 MISTAKES = {
@@ -71,8 +107,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_that_names_it_and_nothing_is_written(mistake, tmp_path):
-    status, _, error = run("--config=configs/digits.py", f"--workdir={tmp_path}/run", mistake)
+def test_a_mistake_is_one_line_that_names_it_and_nothing_is_written(mistake, typed, tmp_path):
+    status, _, error = typed("--config=configs/digits.py", f"--workdir={tmp_path}/run", mistake)
     assert status == 1
     assert error.startswith("error: ")
     assert MISTAKES[mistake] in error
@@ -80,37 +116,37 @@ def test_a_mistake_is_one_line_that_names_it_and_nothing_is_written(mistake, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_does_not_divide_over_the_devices_asked_for(tmp_path):
+def test_a_batch_that_does_not_divide_over_the_devices_asked_for(typed, tmp_path):
     settings = ("--config.runtime.cpu_devices=2", "--config.train.batch_size=127")
-    status, _, error = run("--config=configs/digits.py", f"--workdir={tmp_path}/run", *settings)
+    status, _, error = typed("--config=configs/digits.py", f"--workdir={tmp_path}/run", *settings)
     assert status == 1
     assert "batch_size=127 does not divide over 2 devices" in error
     assert "such as 128" in error
 
 
-def test_a_config_file_that_is_not_there():
-    status, _, error = run("--config=configs/digts.py")
+def test_a_config_file_that_is_not_there(typed):
+    status, _, error = typed("--config=configs/digts.py")
     assert status == 1
     assert "Did you mean 'configs/digits.py'?" in error
 
 
-def test_a_mistyped_key_in_a_config_file(tmp_path):
+def test_a_mistyped_key_in_a_config_file(typed, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text((ROOT / "configs/digits.py").read_text().replace("steps=", "stepz="))
-    status, _, error = run(f"--config={path}")
+    status, _, error = typed(f"--config={path}")
     assert status == 1
     assert error.startswith("error: in the config file: ")
     assert 'Did you mean "steps" instead of "stepz"?' in error
 
 
-def test_neither_config_nor_workdir():
-    status, _, error = run()
+def test_neither_config_nor_workdir(typed):
+    status, _, error = typed()
     assert status == 1
     assert "say what to run: --config configs/digits.py, or --workdir" in error
 
 
-def test_a_workdir_without_a_run(tmp_path):
-    status, _, error = run("--mode=sample", f"--workdir={tmp_path}")
+def test_a_workdir_without_a_run(typed, tmp_path):
+    status, _, error = typed("--mode=sample", f"--workdir={tmp_path}")
     assert status == 1
     assert "expected a config.json there" in error
 
