@@ -1,5 +1,6 @@
 """Image files of any format, as arrays."""
 
+import contextlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jax_ddpm.data.sources.source import DamagedImage, told_as_damaged
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # as Pillow calls them
+PHOTOMETRIC = 262  # the tag of a TIFF that says what its numbers stand for; 0: grey, the largest of which is black
 
 
 def read_image(file: Path | BinaryIO, name: str = "") -> np.ndarray:
@@ -25,10 +28,10 @@ def read_image(file: Path | BinaryIO, name: str = "") -> np.ndarray:
       DamagedImage: the file cannot be read as an image; the message names it.
     """
     name = name or str(file)
-    with told_as_damaged(name), _open(file, name) as stored:
-        picture = ImageOps.exif_transpose(stored)
-        if picture.mode.startswith("I;16"):
-            picture = _upper_bits(picture)
+    # Opened here, not by Pillow: what it opens itself it may map into memory, and a grey TIFF that lies on its side then comes
+    # out garbled, its rows taken for as long as those of the upright image.
+    with told_as_damaged(name), file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file) as content:
+        picture = _upright(content, name)
         if picture.mode in ("I", "F"):
             raise DamagedImage(f"{name} has pixels of mode {picture.mode}, 32 bits each: expected 8 or 16 bits")
         mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
@@ -39,18 +42,41 @@ def read_image(file: Path | BinaryIO, name: str = "") -> np.ndarray:
     return image if image.ndim == 3 else image[..., None]
 
 
-def _open(file: Path | BinaryIO, name: str) -> Image.Image:
+def upper_bits(values: np.ndarray) -> np.ndarray:
+    """uint8 as it is, uint16 as its upper eight bits: uint8."""
+    return values if values.itemsize == 1 else (values >> 8).astype(np.uint8)
+
+
+def _upright(content: BinaryIO, name: str) -> Image.Image:
+    """The picture as it is to be looked at, grey of sixteen bits as grey of eight."""
     try:
-        return Image.open(file)
+        stored = Image.open(content)
     except UnidentifiedImageError as error:  # which calls an open file by its address
-        raise DamagedImage(f"{name} cannot be read as an image: it begins as none of a known format does") from error
+        raise DamagedImage(f"{name} cannot be read as an image: {_begins(content)}") from error
+    with stored:
+        picture = ImageOps.exif_transpose(stored)
+        inverted = getattr(stored, "tag_v2", {}).get(PHOTOMETRIC) == 0
+        return _grey_of_eight_bits(picture, inverted) if picture.mode.startswith("I;16") else picture
 
 
-def _upper_bits(picture: Image.Image) -> Image.Image:
-    """Sixteen bits of grey as eight, with the alpha of the value that is to be transparent, if there is one.
+def _begins(content: BinaryIO) -> str:
+    """What Pillow has not made out: whether it is none of the known formats, or begins as one of them."""
+    content.seek(0)
+    first = content.read(16)
+    for known in FORMATS:
+        _, accepts = Image.OPEN[known]
+        if accepts and accepts(first):
+            return f"it begins as a {known}, but is cut short or of a kind of {known} that Pillow does not read"
+    return "it begins as none of a known format does"
 
-    Pillow would clip them; of sixteen bits of colour it keeps the upper eight itself.
+
+def _grey_of_eight_bits(picture: Image.Image, inverted: bool) -> Image.Image:
+    """With the alpha of the value that is to be transparent, if there is one.
+
+    Pillow would clip the values, and does not turn them round where the largest is black; of sixteen bits of colour it keeps
+    the upper eight itself.
     """
     values = np.asarray(picture)
     alpha = np.where(values == picture.info.get("transparency", -1), 0, 255)
-    return Image.fromarray(np.stack([values >> 8, alpha], axis=-1).astype(np.uint8), "LA")
+    grey = upper_bits(~values if inverted else values)
+    return Image.fromarray(np.stack([grey, alpha], axis=-1).astype(np.uint8), "LA")

@@ -1,6 +1,7 @@
 """Image files of every kind, written here, against the pixels that were put into them."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -78,18 +79,72 @@ def png_of_sixteen_bits(values: np.ndarray, colour: int, chunk: tuple[bytes, byt
     return b"\x89PNG\r\n\x1a\n" + chunks((b"IHDR", head), chunk, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
 
 
-@pytest.mark.parametrize(("byte_order", "mode"), [("<u2", "I;16"), (">u2", "I;16B")])
-def test_of_sixteen_bits_of_grey_the_upper_eight_are_kept(tmp_path, byte_order, mode):
-    picture = Image.fromarray(DEEP.astype(byte_order))
-    assert picture.mode == mode
-    picture.save(tmp_path / "deep.tiff")
+GREY, COLOUR = DEEP[..., None], np.stack([DEEP, DEEP[:, ::-1], np.zeros_like(DEEP)], axis=-1)
+OF_COLOUR = np.stack([EIGHT, np.flip(EIGHT), np.zeros_like(EIGHT)], axis=-1)  # COLOUR's upper bytes
+
+
+def tiff_of_sixteen_bits(values: np.ndarray, photometric: int, order: str = "<", extra: int | None = None) -> bytes:
+    """A TIFF of one strip by its specification, for Pillow writes none with sixteen bits of colour.
+
+    `photometric` is 0 (grey, the largest value black), 1 (grey) or 2 (RGB); `extra` what one more sample is, 2: alpha.
+    """
+    height, width, samples = values.shape
+    strip = values.astype(f"{order}u2").tobytes()
+    shorts = {256: [width], 257: [height], 258: [16] * samples, 259: [1], 262: [photometric], 277: [samples], 278: [height]}
+    shorts |= {} if extra is None else {338: [extra]}
+    after = 8 + 2 + 12 * (len(shorts) + 2) + 4  # the header and the directory, where what is too long for that begins
+    bits = struct.pack(f"{order}{samples}H", *[16] * samples)
+    entries = {
+        273: struct.pack(f"{order}HHII", 273, 4, 1, after + len(bits)),
+        279: struct.pack(f"{order}HHII", 279, 4, 1, len(strip)),
+    }
+    for tag, numbers in shorts.items():
+        packed = struct.pack(f"{order}{len(numbers)}H", *numbers)
+        value = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack(f"{order}I", after)
+        entries[tag] = struct.pack(f"{order}HHI", tag, 3, len(numbers)) + value
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(entries))
+    return head + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4) + bits + strip
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("values", "photometric", "expected"), [(GREY, 1, np.array(EIGHT)[..., None]), (COLOUR, 2, OF_COLOUR)])
+def test_of_sixteen_bits_in_a_tiff_the_upper_eight_are_kept(tmp_path, order, values, photometric, expected):
+    (tmp_path / "deep.tiff").write_bytes(tiff_of_sixteen_bits(values, photometric, order))
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.tiff"), expected)
+
+
+def test_of_sixteen_bits_in_a_tiff_that_pillow_wrote_the_upper_eight_are_kept(tmp_path):
+    Image.fromarray(DEEP).save(tmp_path / "deep.tiff")
     np.testing.assert_array_equal(read_image(tmp_path / "deep.tiff")[..., 0], EIGHT)
 
 
+def test_a_tiff_of_sixteen_bits_whose_largest_value_is_black_is_turned_round(tmp_path):
+    (tmp_path / "negative.tiff").write_bytes(tiff_of_sixteen_bits(GREY, 0))
+    np.testing.assert_array_equal(read_image(tmp_path / "negative.tiff")[..., 0], 255 - np.array(EIGHT))
+
+
+def test_transparency_of_sixteen_bits_of_colour_shows_white_behind(tmp_path):
+    values = np.array([[[65535, 0, 257, 65535], [0, 0, 0, 0]]], np.uint16)
+    (tmp_path / "clear.tiff").write_bytes(tiff_of_sixteen_bits(values, 2, extra=2))
+    np.testing.assert_array_equal(read_image(tmp_path / "clear.tiff"), [[[255, 0, 1], [255, 255, 255]]])
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(tiff_of_sixteen_bits(np.concatenate([GREY, GREY], -1), 1, extra=2), "TIFF"), (b"\x89PNG\r\n\x1a\n", "PNG")],
+    ids=["grey and alpha of sixteen bits", "a signature alone"],
+)
+def test_kind_of_file_that_pillow_does_not_read_is_told_as_such(tmp_path, content, kind):
+    (tmp_path / "one.tiff").write_bytes(content)
+    message = f"it begins as a {kind}, but is cut short or of a kind of {kind} that Pillow does not read"
+    for file, name in ((tmp_path / "one.tiff", str(tmp_path / "one.tiff")), (io.BytesIO(content), "album.zip/one")):
+        with pytest.raises(DamagedImage, match=f"^{re.escape(name)} cannot be read as an image: {message}$"):
+            read_image(file, name)
+
+
 def test_of_sixteen_bits_in_a_png_the_upper_eight_are_kept(tmp_path):
-    colour = np.stack([DEEP, DEEP[:, ::-1], np.zeros_like(DEEP)], axis=-1)
-    (tmp_path / "colour.png").write_bytes(png_of_sixteen_bits(colour, 2))
-    np.testing.assert_array_equal(read_image(tmp_path / "colour.png"), np.stack([EIGHT, np.flip(EIGHT), 0 * DEEP], axis=-1))
+    (tmp_path / "colour.png").write_bytes(png_of_sixteen_bits(COLOUR, 2))
+    np.testing.assert_array_equal(read_image(tmp_path / "colour.png"), OF_COLOUR)
     (tmp_path / "grey.png").write_bytes(png_of_sixteen_bits(DEEP, 0))
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[..., 0], EIGHT)
 
@@ -157,21 +212,41 @@ def test_palette_is_looked_up_and_its_transparent_colour_becomes_white(tmp_path)
 
 
 UPRIGHT = noise(4, 6, 3)
-AS_STORED = {  # by EXIF orientation: what the camera stores of UPRIGHT
-    1: UPRIGHT,
-    2: UPRIGHT[:, ::-1],
-    3: UPRIGHT[::-1, ::-1],
-    4: UPRIGHT[::-1],
-    5: UPRIGHT.swapaxes(0, 1),
-    6: np.rot90(UPRIGHT),  # to be shown turned clockwise
-    7: UPRIGHT[::-1, ::-1].swapaxes(0, 1),
-    8: np.rot90(UPRIGHT, -1),
-}
 
 
-@pytest.mark.parametrize("orientation", AS_STORED)
-def test_photographs_are_turned_upright(tmp_path, orientation):
+def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """What a camera that notes this EXIF orientation stores of an image."""
+    return {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright),  # to be shown turned clockwise
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_photographs_are_turned_upright(tmp_path, suffix, orientation, channels):
+    upright = UPRIGHT[..., :channels].repeat(16, axis=0).repeat(16, axis=1)  # even within the blocks of JPEG
     exif = Image.Exif()
     exif[0x0112] = orientation
-    write(tmp_path / "photo.png", np.ascontiguousarray(AS_STORED[orientation]), exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), UPRIGHT)
+    stored = np.ascontiguousarray(as_stored(upright, orientation))
+    write(tmp_path / f"photo{suffix}", stored, exif=exif, quality=100, subsampling=0, lossless=True)
+    found = read_image(tmp_path / f"photo{suffix}")
+    # JPEG rounds the one number that it keeps of each block, and colour to whole steps of another colour space.
+    np.testing.assert_allclose(found.astype(int), np.broadcast_to(upright, found.shape), rtol=0, atol=3 * (suffix == ".jpg"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("opened", [False, True])
+def test_deep_photographs_are_turned_upright(tmp_path, orientation, opened):
+    deep, exif = UPRIGHT[..., 0].astype(np.uint16) * 257, Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(as_stored(deep, orientation))).save(tmp_path / "deep.tiff", exif=exif)
+    file = io.BytesIO((tmp_path / "deep.tiff").read_bytes()) if opened else tmp_path / "deep.tiff"
+    np.testing.assert_array_equal(read_image(file)[..., 0], UPRIGHT[..., 0])
