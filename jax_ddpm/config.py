@@ -38,7 +38,7 @@ def default_config() -> ConfigDict:
     data.crop = 1.0  # the least share of the side that a random square is cut out of; 1: none is cut
     data.rotate = 0.0  # degrees by which an image is turned at most, either way
     data.augment = 0.0  # probability of each move of non-leaking augmentation, which the network is told of; 0: there is none
-    data.inspect = 2000  # images that --mode data reads, spread over all; 0: every one
+    data.inspect = 2000  # images that --mode data reads, drawn from all over; 0: every one
     data.class_names = ()  # by label; found out and kept when training starts
 
     config.diffusion = diffusion = ConfigDict()
@@ -174,7 +174,7 @@ def default_config() -> ConfigDict:
     evaluation.resize = "tensorflow"  # of images to 299×299: tensorflow (also guided-diffusion, torch-fidelity), pytorch
     evaluation.samples = ""  # an .npz file or a folder to judge instead of drawing any
     evaluation.reference = ""  # an .npz file (of images or statistics), a folder or a data set; "": what was trained on
-    evaluation.reference_count = 0  # how many of its images, spread over all; 0 takes all
+    evaluation.reference_count = 0  # how many of its images, drawn from all over; 0 takes all
     evaluation.save_reference = ""  # an .npz file to keep its statistics in
     evaluation.ode_tolerance = 1e-4  # relative and absolute error of a step of the ODE's solver
 

@@ -175,7 +175,7 @@ def _over_devices(
 
 
 def some(source: Source, count: int) -> Source:
-    """As many of the images, spread evenly over all."""
+    """As many of the images, spread over all; see `spread`."""
     return _those(source, spread(len(source), count))
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +78,7 @@ def seen_in_training(config: ConfigDict, workdir: Path, source: Source) -> bool:
     return not ours.isdisjoint(theirs) or "all" in ours | theirs
 
 
-def _parts(split: str, splits: Sequence[str]) -> set[str]:
+def _parts(split: str, splits: Collection[str]) -> set[str]:
     """The splits of which one that is asked for has images: "train[:90%]+valid" has some of two."""
     return {which_split(part, splits) for part in re.sub(r"\[.*?\]", "", split).split("+")}
 

@@ -114,7 +114,7 @@ def test_what_is_read_is_what_the_archive_holds(prepared, split, tmp_path):
         "print(source.split, source.splits, source.shape)\n"
     )
     assert run(sys.executable, "-c", WITHOUT_TENSORFLOW, str(script), PYTHONPATH=str(ROOT)) == (
-        f"{split} ('train', 'test') (32, 32, 3)\n"
+        f"{split} {SIZES} (32, 32, 3)\n"
     )
     found = np.load(tmp_path / "found.npz")
     assert tuple(found["names"]) == NAMES

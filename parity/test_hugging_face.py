@@ -42,7 +42,7 @@ def test_what_save_to_disk_made_is_read(tmp_path):
     table(3).with_format("numpy").save_to_disk(str(tmp_path / "one"))
     source = load_source(f"hf:{tmp_path / 'both'}", "test")
     check(source, range(2))
-    assert (source.split, source.splits) == ("test", ("train", "test"))
+    assert (source.split, source.splits) == ("test", {"train": 6, "test": 2})
     check(load_source(f"hf:{tmp_path / 'one'}", "train"), range(3))
     with pytest.raises(InvalidInput, match=r"unknown split of .* 'tets': expected one of train, test"):
         load_source(f"hf:{tmp_path / 'both'}", "tets")
@@ -55,7 +55,7 @@ def test_folder_of_parquet_files_is_read_with_the_split_language(tmp_path):
     name, kept = f"hf:{tmp_path / 'set'}", str(tmp_path / "kept")
     source = load_source(name, "train[:50%]+test", kept)
     check(source, [0, 1, 2, 0, 1])
-    assert (source.split, source.splits) == ("train[:50%]+test", ("train", "test"))
+    assert (source.split, source.splits) == ("train[:50%]+test", {"train": 6, "test": 2})
     with pytest.raises(
         InvalidInput, match=r"""data set '.*set': Unknown split "tets"\. Should be one of \['train', 'test'\]"""
     ):

@@ -66,9 +66,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 def describe_source(source: Source, found: Findings) -> list[str]:
     """What is stored."""
-    split = f", {source.split} of the splits {', '.join(source.splits)}" if source.splits else ", which has no splits"
+    split = f", {source.split} of the splits {_describe_splits(source)}" if source.splits else ", which has no splits"
     read, size = found.readable + len(found.damaged), len(source)
-    share = "all of them" if read == size else f"spread over all {size:,}; --config.data.inspect=0 reads every one"
+    share = "all of them" if read == size else f"drawn from all over the {size:,}; --config.data.inspect=0 reads every one"
     grey = sum(count for shape, count in found.shapes.items() if shape[2] == 1)
     return [
         f"data: {source.name}{split}",
@@ -76,8 +76,13 @@ def describe_source(source: Source, found: Findings) -> list[str]:
         f"images read: {read:,}, {share}",
         *_describe_shapes(found.shapes),
         f"colour: {grey:,} grey, {found.readable - grey:,} in colour",
-        *_describe_classes(source, found.labels),
+        *_describe_classes(source, found.labels, "" if read == size else f"; of the {read:,} read:"),
     ]
+
+
+def _describe_splits(source: Source) -> str:
+    """Their names, and how many images each has, where that is known."""
+    return ", ".join(name if size is None else f"{name} ({size:,})" for name, size in source.splits.items())
 
 
 def _describe_shapes(shapes: Counter[Shape]) -> list[str]:
@@ -91,14 +96,19 @@ def _describe_shapes(shapes: Counter[Shape]) -> list[str]:
     return [f"height × width: {different:,} different; the smallest {first}, the median {median}, the largest {last}"]
 
 
-def _describe_classes(source: Source, labels: Counter[int]) -> list[str]:
+def _describe_classes(source: Source, labels: Counter[int], of: str) -> list[str]:
+    """A line a class; `of` says what images are counted, where it is not all of them."""
     names = source.class_names
     if not names:
         return ["classes: none"]
     wide = max(map(len, names[:LISTED])) + 2
     rest = [labels[label] for label in range(LISTED, len(names))]
     more = [f"  and {len(rest):,} more, of {min(rest):,} to {max(rest):,}"] if rest else []
-    return [f"classes: {len(names):,}", *(f"  {name:<{wide}}{labels[n]:>8,}" for n, name in enumerate(names[:LISTED])), *more]
+    return [
+        f"classes: {len(names):,}{of}",
+        *(f"  {name:<{wide}}{labels[n]:>8,}" for n, name in enumerate(names[:LISTED])),
+        *more,
+    ]
 
 
 def describe_fit(config: ConfigDict, found: Findings) -> list[str]:

@@ -42,11 +42,15 @@ class Findings:
 
 
 def spread(size: int, count: int) -> list[int]:
-    """Numbers of `count` images of `size`, evenly from first to last; of all where count is 0, or more than there are.
+    """Numbers of `count` images of `size`, in their order; of all where count is 0, or more than there are.
 
-    Spread, for a folder has class after class: its first images are all of one.
+    One out of each of as many stretches, for a folder has class after class, and its first images are all of one. Any one of
+    its stretch, drawn with a fixed seed, for in another set the classes come in turn, and every tenth image is of one.
     """
-    return list(range(size)) if not 0 < count < size else [number * size // count for number in range(count)]
+    if not 0 < count < size:
+        return list(range(size))
+    ends = np.arange(count + 1) * size // count
+    return np.random.default_rng(0).integers(ends[:-1], ends[1:]).tolist()
 
 
 def inspect(source: Source, numbers: Iterable[int], image_size: int, channels: int, keep: int) -> Findings:

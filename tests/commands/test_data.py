@@ -102,10 +102,17 @@ def test_a_large_set_is_read_in_part_and_told_so(tmp_path, capsys):
     config = digits.get_config()
     config.data.inspect = 100
     text = said(config, tmp_path, capsys)
-    assert "images read: 100, spread over all 1,500; --config.data.inspect=0 reads every one\n" in text
+    assert "images read: 100, drawn from all over the 1,500; --config.data.inspect=0 reads every one\n" in text
+    assert "classes: 10; of the 100 read:\n" in text
     counts = [int(count) for count in re.findall(r"^  \d +(\d+)$", text, re.MULTILINE)]
     assert (len(counts), sum(counts)) == (10, 100)
-    assert "data: digits, train of the splits train, test, all\n" in text
+    assert "data: digits, train of the splits train (1,500), test (297), all (1,797)\n" in text
+
+
+def test_a_split_whose_size_is_not_known_is_named_alone():
+    source = Source("made", 1, lambda number: None, split="b", splits={"a": None, "b": 1})
+    found = inspect(source, [], 8, 3, keep=1)
+    assert data.describe_source(source, found)[0] == "data: made, b of the splits a, b (1)"
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_folders_called_train_and_test_are_what_is_trained_on_and_what_is_held_o
     save(tmp_path / "sets", "test/fish/1.png", flat(5, 5, 5))
     config = config_of(tmp_path / "sets")
     source = experiment.make_source(config)
-    assert (len(source), source.split, source.splits) == (11, "train", ("train", "test"))
+    assert (len(source), source.split, source.splits) == (11, "train", {"train": 11, "test": 1})
     config.data.class_names = source.class_names
     write_config(config, tmp_path / "run")
     held = held_out(config)

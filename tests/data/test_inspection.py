@@ -66,9 +66,24 @@ def test_images_of_a_class_are_kept_each_with_the_same_probability():
     assert shares.max() < 78
 
 
-@pytest.mark.parametrize(
-    ("size", "count", "numbers"),
-    [(5, 0, [0, 1, 2, 3, 4]), (3, 5, [0, 1, 2]), (3, 3, [0, 1, 2]), (10, 4, [0, 2, 5, 7]), (7, 1, [0])],
-)
-def test_numbers_are_spread(size, count, numbers):
+@pytest.mark.parametrize(("size", "count"), [(5, 0), (3, 5), (3, 3), (0, 4)])
+def test_where_no_fewer_are_wanted_than_there_are_all_are_taken(size, count):
+    assert spread(size, count) == list(range(size))
+
+
+@pytest.mark.parametrize(("size", "count"), [(10, 4), (7, 1), (60_000, 2000), (2001, 2000)])
+def test_numbers_are_spread_one_in_each_stretch_and_the_same_each_time(size, count):
+    numbers = spread(size, count)
+    assert len(numbers) == count
+    assert all(place * size // count <= number < (place + 1) * size // count for place, number in enumerate(numbers))
+    assert {type(number) for number in numbers} == {int}
     assert spread(size, count) == numbers
+
+
+@pytest.mark.parametrize("label", [lambda number: number % 10, lambda number: number // 6000], ids=["in turn", "one by one"])
+def test_classes_are_found_in_their_shares_however_they_are_ordered(label):
+    source = Source("n", 60_000, lambda i: {"image": np.zeros((1, 1, 1), np.uint8), "label": label(i)}, tuple("0123456789"))
+    found = inspect(source, spread(60_000, 2000), 1, 1, keep=1)
+    assert sorted(found.kept) == list(range(10))
+    # In turn, each count is binomial with mean 200 and a standard deviation of 13.4; one by one it is 200.
+    assert all(abs(found.labels[number] - 200) < 60 for number in range(10))

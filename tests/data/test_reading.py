@@ -24,7 +24,7 @@ def source_of(reads: Counter, damaged: tuple[int, ...] = ()) -> Source:
             raise DamagedImage(f"number {number} is broken")
         return {"image": IMAGES[number], "label": number % 10}
 
-    return Source("noted", COUNT, read, tuple("0123456789"), "train", ("train",), (6, 8, 3), "mine")
+    return Source("noted", COUNT, read, tuple("0123456789"), "train", {"train": COUNT}, (6, 8, 3), "mine")
 
 
 def test_a_fitted_source_has_the_network_s_shape_and_all_else_as_it_was():

@@ -53,8 +53,14 @@ def arrays(split: str, path: str) -> Source:
     def read(index: int) -> Example:
         return {"image": np.array(images[index]), "label": int(labels[index])}
 
+    sizes = {name: len(images) if name == chosen else _size(all_labels.get(name)) for name in splits}
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    return Source("arrays", len(images), read, tuple(map(str, range(classes))), chosen, splits, shape)
+    return Source("arrays", len(images), read, tuple(map(str, range(classes))), chosen, sizes, shape)
+
+
+def _size(labels: np.ndarray | None) -> int | None:
+    """How many images a split has, by its labels; where it has none, only reading its images would tell."""
+    return None if labels is None else len(labels)
 
 
 def _open(file: Path) -> Mapping[str, np.ndarray]:

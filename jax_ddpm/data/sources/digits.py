@@ -14,7 +14,8 @@ def digits(split: str) -> Source:
     from sklearn.datasets import load_digits
 
     order = np.random.default_rng(0).permutation(1797)
-    chosen = choose("split of digits", split, {"train": order[:1500], "test": order[1500:], "all": order})
+    splits = {"train": order[:1500], "test": order[1500:], "all": order}
+    chosen = choose("split of digits", split, splits)
     bunch = load_digits()
     images = np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
     labels = bunch.target[chosen]
@@ -25,7 +26,7 @@ def digits(split: str) -> Source:
         read=lambda i: {"image": images[i], "label": int(labels[i])},
         class_names=names,
         split=split,
-        splits=("train", "test", "all"),
+        splits={name: len(numbers) for name, numbers in splits.items()},
         shape=(8, 8, 1),
         licence="BSD-3-Clause",
     )

@@ -52,7 +52,8 @@ def emoji(split: str, directory: str = "") -> Source:
         colour = np.broadcast_to(image, (*image.shape[:2], 3))  # some are stored in grey
         return {"image": colour, "label": EMOJI_NAMES.index(entry["category"])}
 
-    return Source("emoji", len(chosen), read, EMOJI_NAMES, split, tuple(splits), (64, 64, 3), "Apache-2.0")
+    sizes = {name: len(part) for name, part in splits.items()}
+    return Source("emoji", len(chosen), read, EMOJI_NAMES, split, sizes, (64, 64, 3), "Apache-2.0")
 
 
 def _variations(entry: Mapping[str, Any]) -> list[dict[str, Any]]:

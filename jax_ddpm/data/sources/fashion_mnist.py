@@ -5,6 +5,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -60,14 +61,7 @@ _NO_FASHION_FILES = (
 def _fashion_files(folder: Path, split: str) -> Source:
     """The 28×28 images of a split's two files."""
     begin = choose("split of fashion_mnist", split, FASHION_FILES)
-
-    def find(name: str) -> Path:
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
-        raise InvalidInput(f"no {name} or {name}.gz in {folder.absolute()}, where other files of fashion_mnist are")
-
-    of_images, of_labels = find(f"{begin}-images-idx3-ubyte"), find(f"{begin}-labels-idx1-ubyte")
+    of_images, of_labels = _find(folder, f"{begin}-images-idx3-ubyte"), _find(folder, f"{begin}-labels-idx1-ubyte")
     images, labels = read_idx(of_images, 3), read_idx(of_labels, 1)
     if images.shape[1:] != (28, 28):
         raise InvalidInput(f"{of_images} holds images of {images.shape[1]}×{images.shape[2]}: those of fashion_mnist are 28×28")
@@ -79,7 +73,30 @@ def _fashion_files(folder: Path, split: str) -> Source:
     def read(index: int) -> Example:
         return {"image": images[index, :, :, None], "label": int(labels[index])}
 
-    return Source("fashion_mnist", len(images), read, FASHION_NAMES, split, tuple(FASHION_FILES))
+    sizes = {other: _said_size(folder, of_other) for other, of_other in FASHION_FILES.items()}
+    return Source("fashion_mnist", len(images), read, FASHION_NAMES, split, sizes)
+
+
+def _find(folder: Path, name: str) -> Path:
+    """A file by its name, unpacked or gzipped."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise InvalidInput(f"no {name} or {name}.gz in {folder.absolute()}, where other files of fashion_mnist are")
+
+
+def _said_size(folder: Path, begin: str) -> int | None:
+    """How many labels a split's file says that it has; None where it says nothing, for it may be missing or damaged."""
+    try:
+        with _opened(_find(folder, f"{begin}-labels-idx1-ubyte")) as file:
+            head = file.read(8)
+    except (InvalidInput, OSError, EOFError, zlib.error):
+        return None
+    return int.from_bytes(head[4:]) if len(head) == 8 and head.startswith(bytes((0, 0, 8, 1))) else None
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -92,7 +109,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
       InvalidInput: the file is something else, or cut short; the message names it.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with _opened(path) as file:
             head, values = file.read(4 + 4 * dimensions), file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidInput(f"{path} cannot be read: {error}") from error

@@ -1,7 +1,7 @@
 """A folder or a zip of images."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jax_ddpm.data.sources.listing import SPLIT_NAMES, Listing, list_images, split_called
@@ -36,7 +36,8 @@ def image_folder(directory: str, split: str = "train") -> Source:
     def read(index: int) -> Example:
         return {"image": listing.read(inside[chosen][index]), "label": labels[index]}
 
-    return Source("folder", len(labels), read, tuple(classes), chosen, splits)
+    sizes = {each: len(inside[each]) for each in splits}
+    return Source("folder", len(labels), read, tuple(classes), chosen, sizes)
 
 
 def _first_folder(name: str) -> str:
@@ -44,7 +45,7 @@ def _first_folder(name: str) -> str:
     return name.partition("/")[0] if "/" in name else ""
 
 
-def which_split(name: str, splits: Sequence[str]) -> str:
+def which_split(name: str, splits: Collection[str]) -> str:
     """The one of `splits` that is called so, or else the first that means the same; `name` itself where there is none."""
     same = (split for split in splits if split_called(name) and split_called(split) == split_called(name))
     return name if name in splits else next(same, name)

@@ -61,8 +61,8 @@ def _library() -> Any:
         ) from error
 
 
-def _open(datasets: Any, name: str, split: str, directory: str) -> tuple[Any, tuple[str, ...]]:
-    """The set, giving plain values, and the splits that there are."""
+def _open(datasets: Any, name: str, split: str, directory: str) -> tuple[Any, dict[str, int | None]]:
+    """The set, giving plain values, and the splits that there are, each with its size, as far as that is known."""
     where = name.removeprefix(PREFIX)
     if not where:
         raise InvalidInput(f"data set {name!r} has no name: expected one on the hub, {PREFIX}ylecun/mnist, or {PREFIX}FOLDER")
@@ -73,7 +73,7 @@ def _open(datasets: Any, name: str, split: str, directory: str) -> tuple[Any, tu
         else:
             path, configuration = (str(folder), "") if folder.is_dir() else where.partition(":")[::2]
             dataset = datasets.load_dataset(path, configuration or None, split=split, cache_dir=directory or None)
-            splits = tuple(dataset.info.splits or ())
+            splits = {each: getattr(info, "num_examples", None) for each, info in (dataset.info.splits or {}).items()}
     except InvalidInput:
         raise
     except Exception as error:  # of the network, of the hub, of any format of files
@@ -81,10 +81,12 @@ def _open(datasets: Any, name: str, split: str, directory: str) -> tuple[Any, tu
     return dataset.with_format(None), splits
 
 
-def _saved(datasets: Any, folder: Path, name: str, split: str) -> tuple[Any, tuple[str, ...]]:
+def _saved(datasets: Any, folder: Path, name: str, split: str) -> tuple[Any, dict[str, int | None]]:
     """What `save_to_disk` made: a set of splits, or a single one, of which `split` says nothing."""
     saved = datasets.load_from_disk(str(folder))
-    return (choose(f"split of {name}", split, saved), tuple(saved)) if isinstance(saved, dict) else (saved, ())
+    if not isinstance(saved, dict):
+        return saved, {}
+    return choose(f"split of {name}", split, saved), {each: len(part) for each, part in saved.items()}
 
 
 def _column(features: Mapping[str, Any], kind: type, first: tuple[str, ...]) -> str | None:

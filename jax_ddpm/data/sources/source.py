@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -51,7 +51,7 @@ class Source:
       read: number -> example; several threads may call it at once. Raises DamagedImage where one image cannot be read.
       class_names: by label; empty where the images have no labels.
       split: which part of the data these are; "" where it has no parts.
-      splits: the parts that there are.
+      splits: the parts that there are, with how many examples each has; None where only opening it would tell.
       shape: (H, W, C) of every image; None where they differ, or where only reading them all would tell.
       licence: of the images, or that it is not known.
     """
@@ -61,7 +61,7 @@ class Source:
     read: Callable[[int], Example]
     class_names: tuple[str, ...] = ()
     split: str = ""
-    splits: tuple[str, ...] = ()
+    splits: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
     shape: Shape | None = None
     licence: str = "not known"
 

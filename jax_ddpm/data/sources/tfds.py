@@ -56,7 +56,8 @@ def tensorflow_dataset(name: str, split: str, directory: str = "", besides: Sequ
 
     shape = None if None in features["image"].shape else features["image"].shape
     licence = builder.info.redistribution_info.license.strip().partition("\n")[0]
-    return Source(name, size, read, names, split, tuple(splits), shape, licence or "not known")
+    sizes = {each: info.num_examples for each, info in splits.items()}
+    return Source(name, size, read, names, split, sizes, shape, licence or "not known")
 
 
 def _check_images(name: str, feature: Any) -> None:

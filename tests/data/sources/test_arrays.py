@@ -28,7 +28,7 @@ def test_npy_file_holds_images_alone(tmp_path, images, expected):
     np.testing.assert_array_equal(found, expected)
     assert {image.dtype.name for image in found} == {"uint8"}
     assert (source.name, source.shape, source.class_names, labels) == ("arrays", expected.shape[1:], (), [0] * 6)
-    assert (source.split, source.splits, source.licence) == ("", (), "not known")
+    assert (source.split, source.splits, source.licence) == ("", {}, "not known")
 
 
 def test_npy_file_is_not_read_as_a_whole(tmp_path):
@@ -49,7 +49,7 @@ def test_npz_file_may_hold_labels(tmp_path, names, pack, shape):
     source = load_source("arrays", "whatever", str(tmp_path / "a.npz"))
     found, labels = everything(source)
     np.testing.assert_array_equal(found, COLOUR)
-    assert (labels, source.class_names, source.split, source.splits) == (LABELS.tolist(), ("0", "1", "2"), "", ())
+    assert (labels, source.class_names, source.split, source.splits) == (LABELS.tolist(), ("0", "1", "2"), "", {})
     assert {type(label) for label in labels} == {int}
 
 
@@ -80,7 +80,7 @@ def test_layouts_with_splits_have_the_same_classes_in_each(tmp_path, layout):
     assert everything(train)[1] == (LABELS % 2).tolist()
     assert everything(test)[1] == LABELS[:2].tolist()
     assert train.class_names == test.class_names == ("0", "1", "2")
-    splits = ("train", "val", "test") if layout == "MedMNIST" else ("train", "test")
+    splits = {"train": 6, "val": 3, "test": 2} if layout == "MedMNIST" else {"train": 6, "test": 2}
     assert (train.split, test.split, train.splits, test.splits) == ("train", "test", splits, splits)
     with pytest.raises(
         InvalidInput, match=rf"unknown split of .* 'tets': expected one of {', '.join(splits)}\. Did you mean 'test'"
@@ -119,6 +119,11 @@ def test_there_are_never_more_than_a_hundred_thousand_classes(tmp_path):
 def test_split_without_images_does_not_disturb_the_others(tmp_path):
     place = saved(tmp_path / "a.npz", **LAYOUTS["Keras"] | {"x_test": GREY[:0], "y_test": LABELS[:0]})
     assert load_source("arrays", "train", place).class_names == ("0", "1")
+
+
+def test_the_size_of_another_split_without_labels_is_not_known(tmp_path):
+    source = load_source("arrays", "train", saved(tmp_path / "a.npz", x_train=COLOUR, x_test=COLOUR[:2]))
+    assert source.splits == {"train": 6, "test": None}
 
 
 def test_the_third_split_of_medmnist_is_val(tmp_path):

@@ -54,6 +54,18 @@ def test_fashion_mnist_that_is_nowhere_is_told_with_both_ways_to_get_it(tmp_path
     assert "\n  apt-get install dataset-fashion-mnist\n" in message
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_the_size_of_the_other_split_is_told_where_its_file_says_it(tmp_path, suffix):
+    place = clothes(tmp_path, suffix)
+    assert load_source("fashion_mnist", "test", str(place)).splits == {"train": 12, "test": 5}
+    labels = place / f"t10k-labels-idx1-ubyte{suffix}"
+    for damaged in (labels.read_bytes()[:6], b"a text, no labels"):
+        labels.write_bytes(damaged)
+        assert load_source("fashion_mnist", "train", str(place)).splits == {"train": 12, "test": None}
+    labels.unlink()
+    assert load_source("fashion_mnist", "train", str(place)).splits == {"train": 12, "test": None}
+
+
 def test_fashion_mnist_has_no_other_split(tmp_path):
     message = r"unknown split of fashion_mnist 'tests': expected one of train, test\. Did you mean 'test'\?"
     with pytest.raises(InvalidInput, match=message):

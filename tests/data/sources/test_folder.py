@@ -108,7 +108,7 @@ def test_folders_called_as_splits_are_splits_with_the_same_classes(tmp_path):
     place = filled(tmp_path, ("train/cat/1.png", "train/owl/deep/1.png", "test/owl/1.png", "test/emu/1.png", "valid/cat/1.png"))
     found = {split: load_source("folder", split, place) for split in ("train", "valid", "test")}
     assert {source.class_names for source in found.values()} == {("cat", "emu", "owl")}
-    assert {source.splits for source in found.values()} == {("train", "valid", "test")}
+    assert [tuple(source.splits.items()) for source in found.values()] == [(("train", 2), ("valid", 1), ("test", 2))] * 3
     assert {split: source.split for split, source in found.items()} == {split: split for split in found}
     assert {split: images_of(source) for split, source in found.items()} == {"train": [0, 1], "valid": [4], "test": [3, 2]}
     assert {split: everything(source)[1] for split, source in found.items()} == {"train": [0, 2], "valid": [0], "test": [1, 2]}
@@ -174,7 +174,7 @@ def test_folders_of_other_names_are_classes_and_any_split_is_all_of_them(tmp_pat
     for names in (("train/1.png", "plane/1.png"), ("val/1.png", "owl/1.png"), ("trained/1.png",), ("owl/train/1.png",)):
         place = filled(tmp_path / names[0].replace("/", "_"), names)
         source = load_source("folder", "whatever", place)
-        assert (len(source), source.split, source.splits) == (len(names), "", ())
+        assert (len(source), source.split, source.splits) == (len(names), "", {})
         assert source.class_names == tuple(sorted(name.partition("/")[0] for name in names))
 
 
@@ -229,9 +229,9 @@ def test_zip_of_one_folder_of_images_has_no_classes_and_one_of_splits_has_them(t
     assert (len(load_source("folder", "train", place)), load_source("folder", "train", place).class_names) == (2, ())
     names = ("all/train/cat/1.png", "all/train/owl/1.png", "all/Testing/owl/1.png")
     test = load_source("folder", "test", packed(tmp_path / "splits.zip", {name: noise(2, 2, 3) for name in names}))
-    assert (len(test), test.splits, test.class_names, test[0]["label"]) == (1, ("train", "Testing"), ("cat", "owl"), 1)
+    assert (len(test), test.splits, test.class_names, test[0]["label"]) == (1, {"train": 2, "Testing": 1}, ("cat", "owl"), 1)
     only = load_source("folder", "train", packed(tmp_path / "only.zip", {"Train/cat/1.png": noise(2, 2, 3)}))
-    assert (only.splits, only.class_names) == (("Train",), ("cat",))
+    assert (only.splits, only.class_names) == ({"Train": 1}, ("cat",))
 
 
 @pytest.mark.parametrize("kind", ["cut off", "text", "empty", "without images"])

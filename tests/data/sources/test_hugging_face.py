@@ -34,12 +34,12 @@ def library(monkeypatch):
 
 
 def test_set_of_the_hub_has_its_images_labels_and_what_is_known_of_it(library):
-    library.loaded = table(splits={"train": None, "test": None}, licence="mit")
+    library.loaded = table(splits={"train": SimpleNamespace(num_examples=4), "test": None}, licence="mit")
     source = load_source("hf:somebody/birds", "train[:4]+test")
     images, labels = everything(source)
     np.testing.assert_array_equal(images, PICTURES)
     assert (labels, source.class_names) == ([1, 0, 1, 0], ("cat", "owl"))
-    assert (source.name, source.split, source.splits) == ("hf:somebody/birds", "train[:4]+test", ("train", "test"))
+    assert (source.name, source.split, source.splits) == ("hf:somebody/birds", "train[:4]+test", {"train": 4, "test": None})
     assert (source.shape, source.licence) == (None, "mit")
     assert library.asked == [("somebody/birds", None, "train[:4]+test", None)]
 
@@ -74,7 +74,7 @@ def test_folder_that_save_to_disk_made_is_one_split_or_several(library, tmp_path
     (tmp_path / "state.json").rename(tmp_path / "dataset_dict.json")
     library.loaded = {"train": table(), "test": table(2)}
     source = load_source(f"hf:{tmp_path}", "test")
-    assert (len(source), source.split, source.splits) == (2, "test", ("train", "test"))
+    assert (len(source), source.split, source.splits) == (2, "test", {"train": 4, "test": 2})
     with pytest.raises(
         InvalidInput, match=r"unknown split of hf:.* 'tets': expected one of train, test\. Did you mean 'test'\?"
     ):

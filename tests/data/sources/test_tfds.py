@@ -54,9 +54,9 @@ def test_set_of_several_configurations_is_read_by_name_and_configuration(prepare
 
 def test_data_set_says_its_splits_its_shape_and_its_licence(prepared):
     cifar = load_source("cifar10", "train[:3]", str(prepared))
-    assert (cifar.split, cifar.splits, cifar.shape, cifar.licence) == ("train[:3]", ("train", "test"), (32, 32, 3), "not known")
+    assert (cifar.split, cifar.splits, cifar.shape, cifar.licence) == ("train[:3]", SIZES, (32, 32, 3), "not known")
     imagenet = load_source("downsampled_imagenet/64x64", "validation", str(prepared))
-    assert (imagenet.splits, imagenet.shape, imagenet.licence) == (("validation",), None, "CC BY 4.0")
+    assert (imagenet.splits, imagenet.shape, imagenet.licence) == ({"validation": 3}, None, "CC BY 4.0")
 
 
 def test_damaged_record_is_told_by_its_number_when_it_is_read(prepared):
