@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_ddpm.data.sources.image_files import upper_bits
 from jax_ddpm.data.sources.source import Example, Source
 from jax_ddpm.errors import InvalidInput, choose
 
@@ -17,11 +18,12 @@ LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (  # by split, the names of th
     {split: (f"x_{split}", f"y_{split}") for split in ("train", "test")},  # Keras
     {split: (f"{split}_images", f"{split}_labels") for split in ("train", "val", "test")},  # MedMNIST
 )
+LOOKED_AT = 16  # images of sixteen bits at the most, to see whether they use them
 FEW, MANY = 1000, 100_000  # classes: so many may be named whatever the number of images, and more than so many never
 
 
 def arrays(split: str, path: str) -> Source:
-    """Images [N, H, W] or [N, H, W, 1 or 3] uint8 in a NumPy file.
+    """Images [N, H, W] or [N, H, W, 1 or 3] in a NumPy file, uint8, or uint16, of which the upper eight bits are kept.
 
     An .npy file is mapped into memory, not read as a whole. An .npz file may hold labels too, integers [N] or [N, 1] from 0 on,
     and splits; LAYOUTS says by what names. Classes are named by their numbers: those of all splits together. Where there are no
@@ -51,7 +53,7 @@ def arrays(split: str, path: str) -> Source:
     classes = _classes(file, list(all_labels.values())) if chosen in all_labels else 0
 
     def read(index: int) -> Example:
-        return {"image": np.array(images[index]), "label": int(labels[index])}
+        return {"image": np.array(upper_bits(images[index])), "label": int(labels[index])}
 
     sizes = {name: len(images) if name == chosen else _size(all_labels.get(name)) for name in splits}
     shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -91,7 +93,7 @@ def _layout(file: Path, opened: Mapping[str, np.ndarray]) -> dict[str, tuple[str
 
 
 def _images(name: str, images: np.ndarray) -> np.ndarray:
-    """[N, H, W, 1 or 3] uint8.
+    """[N, H, W, 1 or 3] uint8 or uint16.
 
     Raises:
       InvalidInput: they are something else; the message says how to make this of it.
@@ -102,12 +104,17 @@ def _images(name: str, images: np.ndarray) -> np.ndarray:
         moved = images.ndim == 4 and images.shape[1] in (1, 3)
         hint = ". The channels go last: np.moveaxis(images, 1, -1)" if moved else ""
         raise InvalidInput(f"{name} has the shape {images.shape}: expected [N, H, W], [N, H, W, 1] or [N, H, W, 3]{hint}")
-    if images.dtype != np.uint8:
+    if images.dtype.kind != "u" or images.dtype.itemsize > 2:
         span = f", in the first image from {images[0].min()} to {images[0].max()}" if images.dtype.kind in "biuf" else ""
         raise InvalidInput(
-            f"{name} has values of type {images.dtype}{span}: expected uint8, 0..255. Of numbers in [0, 1] it is "
-            "np.rint(images * 255).astype(np.uint8), in [-1, 1] np.rint(images * 127.5 + 127.5).astype(np.uint8), of whole "
-            "ones in 0..255 images.astype(np.uint8)"
+            f"{name} has values of type {images.dtype}{span}: expected uint8, 0..255, or uint16, 0..65535. Of numbers in "
+            "[0, 1] it is np.rint(images * 255).astype(np.uint8), in [-1, 1] np.rint(images * 127.5 + 127.5).astype(np.uint8), "
+            "of whole ones in 0..255 images.astype(np.uint8), in 0..65535 images.astype(np.uint16)"
+        )
+    if images.dtype.itemsize == 2 and (highest := images[:: len(images) // LOOKED_AT + 1].max()) < 256:
+        raise InvalidInput(
+            f"{name} has values of type uint16, of which the upper eight bits are kept: those that were looked at are no more "
+            f"than {highest}, and would be black. Of numbers in 0..255 it is images.astype(np.uint8)"
         )
     return images
 

@@ -41,6 +41,17 @@ def test_npy_file_is_not_read_as_a_whole(tmp_path):
     np.testing.assert_array_equal(source[4]["image"], COLOUR[4])
 
 
+@pytest.mark.parametrize("kind", ["<u2", ">u2"])
+@pytest.mark.parametrize("file", ["a.npy", "a.npz"])
+def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path, kind, file):
+    deep = np.random.default_rng(0).integers(0, 2**16, COLOUR.shape).astype(kind)
+    deep[0, 0, 0] = 255, 256, 65535
+    images, _ = everything(load_source("arrays", "train", saved(tmp_path / file, deep)))
+    assert {image.dtype.name for image in images} == {"uint8"}
+    np.testing.assert_array_equal(images, deep // 256)
+    assert images[0][0, 0].tolist() == [0, 1, 255]
+
+
 @pytest.mark.parametrize("names", [("arr_0", "arr_1"), ("images", "labels")])
 @pytest.mark.parametrize("pack", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("shape", [(6,), (6, 1)])
@@ -136,6 +147,8 @@ def test_the_third_split_of_medmnist_is_val(tmp_path):
     [
         ({"images": COLOUR / 255}, "images in .*a.npz has values of type float64, in the first image from 0.* expected uint8"),
         ({"images": COLOUR.astype(int)}, r"type int64, in the first image .* of whole ones .* images\.astype\(np\.uint8\)"),
+        ({"images": COLOUR.astype(np.uint32)}, r"type uint32, .* in 0\.\.65535 images\.astype\(np\.uint16\)"),
+        ({"images": COLOUR.astype(np.uint16)}, r"uint16, .* no more than 2\d\d, .* 0\.\.255 it is images\.astype\(np\.uint8"),
         ({"images": COLOUR > 127}, "type bool, in the first image from False to True: expected uint8"),
         ({"images": COLOUR.astype(str)}, "type <U3: expected uint8"),
         ({"images": np.moveaxis(COLOUR, 3, 1)}, r"shape \(6, 3, 4, 5\): .*channels go last: np\.moveaxis\(images, 1, -1\)"),
