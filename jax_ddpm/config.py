@@ -28,6 +28,8 @@ def default_config() -> ConfigDict:
     data.name = "cifar10"  # digits, fashion_mnist, emoji, folder, arrays, hf:NAME, or a set of TensorFlow Datasets
     data.split = "train"
     data.directory = ""  # the folder, zip or file they are in, or where sets are kept ("": each set's own default)
+    data.image_column = ""  # of hf:NAME and TensorFlow Datasets, where the images are; "": image, img or the only one of images
+    data.label_column = ""  # and where their classes are; "": label or the only one of classes
     data.image_size = 32  # pixels a side
     data.channels = 3  # 1 (grey) or 3 (RGB)
     data.workers = 2  # threads that read and fit images

@@ -10,13 +10,12 @@ from ml_collections import ConfigDict
 from jax_ddpm.data.reading import readable
 from jax_ddpm.data.sources.folder import image_folder
 from jax_ddpm.data.sources.image_files import read_image
-from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.data.transforms import fit, to_float
 from jax_ddpm.diffusion.low_resolution import shrunk
 from jax_ddpm.editor import targets
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.experiment import known_classes, num_classes
+from jax_ddpm.experiment import known_classes, make_source, num_classes
 
 Given = dict[str, np.ndarray]
 """By name, each [N, ...]: `image` [N, H, W, C] uint8, `label` [N], and what else a task takes."""
@@ -47,7 +46,7 @@ def _fitted(config: ConfigDict, image: np.ndarray) -> np.ndarray:
 def _source(config: ConfigDict) -> Source:
     """The user's images, or held-out ones of the run's own data."""
     if not config.edit.images:
-        return load_source(config.data.name, config.eval.split, config.data.directory)
+        return make_source(config, split=config.eval.split)
     path = Path(config.edit.images).expanduser()
     if path.is_dir():
         return image_folder(str(path))

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.data.augment import TOLD, Augmentation
 from jax_ddpm.data.pipeline import batches
+from jax_ddpm.data.sources.columns import Columns
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.diffusion.low_resolution import LowResolution, low_resolution, shrunk
@@ -232,9 +233,11 @@ def make_augmentation(config: ConfigDict) -> Augmentation:
     return Augmentation(data.flip, data.crop, data.rotate, data.augment)
 
 
-def make_source(config: ConfigDict) -> Source:
-    """The data."""
-    return load_source(config.data.name, config.data.split, config.data.directory)
+def make_source(config: ConfigDict, *, name: str | None = None, split: str | None = None) -> Source:
+    """The data, or another set or split of those that lie in the same place and whose columns are called the same."""
+    data = config.data
+    columns = Columns(data.image_column, data.label_column)
+    return load_source(data.name if name is None else name, data.split if split is None else split, data.directory, columns)
 
 
 def make_batches(config: ConfigDict, source: Source, mesh: Mesh | None = None) -> grain.DatasetIterator:

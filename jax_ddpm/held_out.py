@@ -17,7 +17,6 @@ from jax_ddpm import experiment
 from jax_ddpm.config import read_config
 from jax_ddpm.data.pipeline import Batch, how_many, one_pass
 from jax_ddpm.data.sources.folder import which_split
-from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.metrics import METRICS
@@ -45,7 +44,7 @@ def held_out(config: ConfigDict) -> Source:
     Raises:
       InvalidInput: there are none, or they are not of the classes that the network knows.
     """
-    source = load_source(config.data.name, config.eval.split, config.data.directory)
+    source = experiment.make_source(config, split=config.eval.split)
     _check_labels(config, source)
     return source
 

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.data.sources.arrays import arrays
 from jax_ddpm.data.sources.folder import image_folder
-from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.experiment import make_source
 from jax_ddpm.files import as_local, is_remote, place
 
 ARCHIVE, HOW_DRAWN = "samples.npz", "samples.json"  # of --mode sample: all images, and how they were drawn
@@ -35,7 +35,7 @@ def open_images(name: str, config: ConfigDict) -> Source:
         )
     if path.is_dir() or path.suffix == ".zip":
         return dataclasses.replace(image_folder(str(path), config.data.split), name=str(path))
-    return load_source(name, config.data.split, config.data.directory)
+    return make_source(config, name=name)
 
 
 def images_at(name: str) -> Path:

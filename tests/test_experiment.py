@@ -6,10 +6,15 @@ import pytest
 
 from configs import digits, digits_classifier, digits_super_resolution
 from jax_ddpm import experiment
+from jax_ddpm.config import default_config
 from jax_ddpm.data.augment import Augmentation
+from jax_ddpm.data.sources.columns import Columns
 from jax_ddpm.diffusion.low_resolution import LowResolution
+from jax_ddpm.edit_inputs import _source
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.held_out import held_out
 from jax_ddpm.models.classifier import NoisyClassifier
+from jax_ddpm.opened_images import open_images
 
 
 def settings_of(module, **model):
@@ -32,6 +37,19 @@ def test_a_network_whose_labels_are_dropped_knows_one_label_more(dropout, rows):
     config = settings_of(digits, label_dropout=dropout)
     shapes = jax.eval_shape(lambda key: experiment.init_params(config, key), jax.random.key(0))
     assert shapes["label"]["embedding"].shape == (rows, 128)
+
+
+def test_settings_reach_the_source_whichever_split_or_set_is_asked_for(monkeypatch):
+    monkeypatch.setattr(experiment, "load_source", lambda *given: given)
+    config, columns = default_config(), Columns("image2", "label_category")
+    config.data.update(name="smallnorb", directory="place", image_column="image2", label_column="label_category")
+    assert experiment.make_source(config) == ("smallnorb", "train", "place", columns)
+    assert experiment.make_source(config, split="") == ("smallnorb", "", "place", columns)
+    assert open_images("dsprites", config) == ("dsprites", "train", "place", columns)
+    config.eval.split = "test"
+    assert _source(config) == ("smallnorb", "test", "place", columns)
+    config.model.class_conditional = False
+    assert held_out(config) == ("smallnorb", "test", "place", columns)
 
 
 def test_settings_reach_the_network():

@@ -2,12 +2,12 @@
 
 import importlib
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jax_ddpm.data.sources.columns import USUAL, Columns, image_column, label_column
 from jax_ddpm.data.sources.image_files import read_image
 from jax_ddpm.data.sources.source import Example, Source, told_as_damaged
 from jax_ddpm.errors import InvalidInput, choose
@@ -15,27 +15,26 @@ from jax_ddpm.errors import InvalidInput, choose
 PREFIX = "hf:"  # what the names of these sets begin with
 
 
-def hugging_face(name: str, split: str, directory: str = "") -> Source:
+def hugging_face(name: str, split: str, directory: str = "", columns: Columns = USUAL) -> Source:
     """An image set by the library `datasets`, which alone needs to be installed for it.
 
-    The images are those of the column that is called image or img, or else the first with images; the classes are those of the
-    column that is called label, or else the first with class labels. Where a split has labels of none (-1), it has no classes.
+    Where a split has labels of none (-1), it has no classes.
 
     Args:
       name: "hf:" and a name on the hub, "hf:ylecun/mnist", with a configuration "hf:USER/SET:CONFIGURATION"; or a folder, be it
         one that `save_to_disk` made or of files that `load_dataset` knows: "hf:path/to/folder".
       split: also a part or several, "train[:10%]+test".
       directory: where sets are kept ("" is the library's own default).
+      columns: of the images and of the classes; see `Columns`.
     Raises:
-      InvalidInput: the library is not installed, there is no such set or split, it cannot be had, or it has no images.
+      InvalidInput: the library is not installed, there is no such set or split, it cannot be had, it has no images, or several
+        columns of them or of classes.
     """
     datasets = _library()
     dataset, splits = _open(datasets, name, split, directory)
     features = dataset.features
-    image = _column(features, datasets.Image, ("image", "img"))
-    if image is None:
-        raise InvalidInput(f"data set {name!r} has no images: its columns are {', '.join(features)}")
-    label = _column(features, datasets.ClassLabel, ("label",))
+    image = image_column(name, features, datasets.Image, columns.image)
+    label = label_column(name, features, datasets.ClassLabel, columns.label)
     labels = np.array([-1 if each is None else each for each in dataset[label][:]] if label else [-1], np.int64)
     has_classes = labels.min(initial=0) >= 0
     rows = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))  # read as every other file is
@@ -87,9 +86,3 @@ def _saved(datasets: Any, folder: Path, name: str, split: str) -> tuple[Any, dic
     if not isinstance(saved, dict):
         return saved, {}
     return choose(f"split of {name}", split, saved), {each: len(part) for each, part in saved.items()}
-
-
-def _column(features: Mapping[str, Any], kind: type, first: tuple[str, ...]) -> str | None:
-    """The column of this kind, by preference one of those names; None where there is none."""
-    columns = [name for name, feature in features.items() if isinstance(feature, kind)]
-    return next((name for name in (*first, *columns) if name in columns), None)

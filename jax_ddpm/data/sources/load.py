@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jax_ddpm.data.sources.arrays import arrays
+from jax_ddpm.data.sources.columns import USUAL, Columns
 from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.data.sources.emoji import emoji
 from jax_ddpm.data.sources.fashion_mnist import fashion_mnist
@@ -20,7 +21,7 @@ SOURCES: dict[str, Callable[[str, str], Source]] = {  # (split, directory) -> so
 }
 
 
-def load_source(name: str, split: str, directory: str = "") -> Source:
+def load_source(name: str, split: str, directory: str = "", columns: Columns = USUAL) -> Source:
     """A source by name.
 
     Args:
@@ -30,11 +31,12 @@ def load_source(name: str, split: str, directory: str = "") -> Source:
         splits, as most folders, takes any.
       directory: the folder or the file, for what lies in one; for TensorFlow Datasets and the hub, where sets are kept ("" is
         their own default); for Fashion-MNIST and emoji "" is where `make data` puts them.
+      columns: of a set of TensorFlow Datasets or of the hub, those of its images and classes. What has none takes any.
     Raises:
       InvalidInput: there is no such data set, or it is not here; the message says how to get it.
     """
     if name in SOURCES:
         return SOURCES[name](split, directory)
     if name.startswith(PREFIX):
-        return hugging_face(name, split, directory)
-    return tensorflow_dataset(name, split, directory, besides=(*SOURCES, f"{PREFIX}NAME"))
+        return hugging_face(name, split, directory, columns)
+    return tensorflow_dataset(name, split, directory, columns, besides=(*SOURCES, f"{PREFIX}NAME"))

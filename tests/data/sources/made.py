@@ -47,6 +47,8 @@ NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 SIZES = {"train": 20, "test": 6}
 IMAGES = {split: noise(size, 32, 32, 3, seed=size) for split, size in SIZES.items()}
 DOWNSAMPLED = noise(3, 64, 64, 3)
+DEEP = np.array([[0, 255], [256, 65535]], np.uint16)
+MIXED = (noise(32, 32, 3), noise(32, 32), noise(32, 32, 4))  # colour, grey, and colour with transparency
 
 
 def png(image: np.ndarray) -> io.BytesIO:

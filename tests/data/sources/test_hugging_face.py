@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jax_ddpm.data.sources.columns import Columns
 from jax_ddpm.data.sources.load import load_source
 from jax_ddpm.data.sources.source import DamagedImage
 from jax_ddpm.errors import InvalidInput
@@ -50,12 +51,26 @@ def test_configuration_and_place_are_passed_on(library, tmp_path):
     assert library.asked == [("somebody/birds", "large", "train", "/somewhere"), (str(tmp_path), None, "test", None)]
 
 
-def test_first_column_of_its_kind_will_do_where_none_has_the_usual_name(library):
+def test_the_only_column_of_its_kind_will_do_where_it_has_no_usual_name(library):
     library.loaded = table(image="picture")
     del library.loaded.features["label"]
     source = load_source("hf:birds", "train")
     np.testing.assert_array_equal(everything(source)[0], PICTURES)
     assert source.class_names == ("x", "y", "z")
+
+
+def test_another_column_can_be_asked_for(library):
+    assert load_source("hf:birds", "train", columns=Columns(label="fine")).class_names == ("x", "y", "z")
+    with pytest.raises(InvalidInput, match="unknown label column of hf:birds 'fin': expected one of fine, label"):
+        load_source("hf:birds", "train", columns=Columns(label="fin"))
+
+
+def test_of_several_columns_without_a_usual_name_none_is_guessed(library):
+    library.loaded.features["coarse"] = library.loaded.features.pop("label")
+    with pytest.raises(
+        InvalidInput, match=r"'hf:birds' has several label columns, fine, coarse: say which .*label_column=fine"
+    ):
+        load_source("hf:birds", "train")
 
 
 @pytest.mark.parametrize("labels", [(-1,) * 4, (None, 1, 1, 0)])
@@ -97,7 +112,7 @@ def test_set_that_cannot_be_had_or_has_no_images_is_told(library):
     with pytest.raises(InvalidInput, match="data set 'hf:' has no name: expected one on the hub"):
         load_source("hf:", "train")
     del library.loaded.features["image"]
-    with pytest.raises(InvalidInput, match="data set 'hf:birds' has no images: its columns are text, fine, label"):
+    with pytest.raises(InvalidInput, match="data set 'hf:birds' has no column of images: its columns are text, fine, label"):
         load_source("hf:birds", "train")
     library.loaded = ConnectionError("Couldn't reach the Hub")
     with pytest.raises(InvalidInput, match="data set 'hf:birds': Couldn't reach the Hub"):
