@@ -66,7 +66,7 @@ data:
 	@$(MAKE) --no-print-directory --keep-going data/fashion_mnist data/emoji
 
 # Each is made beside its place, and moved there when it is whole.
-data/fashion_mnist: OTHERWISE = Its four files, train-images-idx3-ubyte.gz and so on, are also at \
+data/fashion_mnist: OTHERWISE = Where apt-get has no lists yet, as in a new container, apt-get update gets them. Its four files, train-images-idx3-ubyte.gz and so on, are also at \
 	https://github.com/zalandoresearch/fashion-mnist: put them into $@
 data/fashion_mnist:
 	@$(call need,apt-get dpkg-deb)
