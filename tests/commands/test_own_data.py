@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from jax_ddpm import experiment
-from jax_ddpm.commands import train
+from jax_ddpm.commands import sample, train
 from jax_ddpm.config import read_config, write_config
 from jax_ddpm.data.pipeline import one_pass
 from jax_ddpm.data.sources.source import DamagedImage
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.features import numbered
 from jax_ddpm.held_out import held_out, seen_in_training
 from jax_ddpm.training.logging import read_metrics
 from tests.commands.conftest import last_state, make_tiny_config
@@ -110,11 +111,28 @@ def test_every_kind_of_file_reaches_the_network_as_it_looks(mixed, tmp_path, pac
 
 def test_a_network_is_trained_on_a_mixture_of_all_kinds_and_asked_for_a_class(mixed, tmp_path):
     config = config_of(mixed, rotate=10.0, crop=0.8)
+    config.train.steps = 3
+    stream = experiment.make_batches(config, numbered(experiment.make_source(config)))
+    assert {number for batch in islice(stream, 3) for number in batch["label"].tolist()} == set(range(len(MIXED))), "each kind"
     train.main(config, tmp_path / "run")
     assert read_config(tmp_path / "run").data.class_names == ("bird", "fish")
-    assert np.isfinite([line["loss"] for line in read_metrics(tmp_path / "run")]).all()
-    with Image.open(tmp_path / "run/samples/step_0000002.png") as grid:
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
+    assert np.isfinite(losses).all()
+    assert len(losses) == 3
+    with Image.open(tmp_path / "run/samples/step_0000003.png") as grid:
         assert grid.mode == "RGB"
+    asked = read_config(tmp_path / "run")
+    asked.sample.update(count=3, batch_size=4, labels=(1,))
+    drawn = sample.draw(asked, tmp_path / "run")
+    assert (drawn.images.shape, drawn.labels.tolist()) == ((3, 8, 8, 3), [1, 1, 1])
+    asked.sample.labels = (0, 1)
+    of_both = sample.draw(asked, tmp_path / "run")
+    assert of_both.labels.tolist() == [0, 1, 0]
+    same = [np.array_equal(*each) for each in zip(drawn.images, of_both.images, strict=True)]
+    assert same == [False, True, False], "by the same noise, the class alone makes the difference"
+    asked.sample.labels = (2,)
+    with pytest.raises(InvalidInput, match=r"sample\.labels=\(2,\): expected labels in 0\.\.1"):
+        sample.draw(asked, tmp_path / "run")
 
 
 def damage(directory) -> None:
