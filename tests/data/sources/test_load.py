@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import grain
 import numpy as np
 import pytest
 
@@ -66,6 +67,11 @@ def test_source_says_what_it_is_and_gives_examples_of_that(name, tmp_path, prepa
     source = load_source(name, "train", place(name, tmp_path, prepared))
     assert (source.name, len(source), len(source.class_names)) == (name, expected.size, expected.classes)
     assert (source.split, source.splits, source.shape, source.licence) == expected[2:]
+    given = grain.MapDataset.source(source)
+    assert len(given) == expected.size
+    for index in (0, len(source) - 1):
+        np.testing.assert_array_equal(given[index]["image"], source[index]["image"])
+        assert given[index]["label"] == source[index]["label"]
     for index in (0, np.int64(len(source) - 1)):
         example = source[index]
         image, label = example["image"], example["label"]
