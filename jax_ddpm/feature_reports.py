@@ -44,20 +44,26 @@ def _frechet(metric: str, part: str) -> Callable[[Extractor, Reference, int], St
 
         def found() -> Found:
             estimate, size, title = running.estimate(), getattr(extractor.sizes, part), extractor.titles[metric]
-            error = f" ± {estimate.standard_error:.3f}" if estimate.standard_error is not None else ""
-            infinity = f", {title}∞ {estimate.infinity:.3f}" if estimate.infinity is not None else ""
-            exact = " (the reference taken as exact)" if error and parts is None else ""
+            distance = _with_error(estimate.distance, estimate.standard_error)
+            limit = _with_error(estimate.infinity, estimate.infinity_standard_error)
+            infinity = f", {title}∞ {limit}" if limit else ""
+            exact = " (the reference taken as exact)" if estimate.standard_error is not None and parts is None else ""
             few = f" (too large: a covariance of {size} features takes more samples)" if samples <= size else ""
             figures = {
                 **{"distance": estimate.distance, "standard_error": estimate.standard_error, "infinity": estimate.infinity},
                 **{"standard_error_of_samples": estimate.of_samples, "standard_error_of_reference": estimate.of_reference},
-                "reference_taken_as_exact": parts is None,
+                **{"infinity_standard_error": estimate.infinity_standard_error, "reference_taken_as_exact": parts is None},
             }
-            return f"{estimate.distance:.3f}{error}{infinity}{exact}{few}", figures
+            return f"{distance}{infinity}{exact}{few}", figures
 
         return Streamed(lambda features, places: running.add(getattr(features, part), places), found)
 
     return start
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    """The one and the other, as far as they are known."""
+    return " ± ".join(f"{each:.3f}" for each in (value, error) if each is not None)
 
 
 def _score(extractor: Extractor, reference: Reference | None, samples: int) -> Streamed:

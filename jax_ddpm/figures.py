@@ -48,7 +48,7 @@ class Figure(NamedTuple):
         return f"{self.reference_images:,} of {self.reference}" if self.reference_images else self.reference
 
 
-KINDS: dict[str, dict[str, Kind]] = {  # by metric; first of all its main figure, whose error is kept
+KINDS: dict[str, dict[str, Kind]] = {  # by metric; first of all its main figure
     "bits_per_dim": {"mean": Kind("bits/dim", "Variational bound")},
     "ode_bits_per_dim": {"mean": Kind("bits/dim", "Likelihood by the probability flow")},
     "accuracy": {"mean": Kind("share of images", "Accuracy of the classifier")},
@@ -82,8 +82,8 @@ def figures(metric: str, found: dict[str, Any]) -> list[Figure]:
             title=_told_by(kinds[name].title or _title(metric, name, tuple(kinds), found), found),
             unit=kinds[name].unit,
             value=found[name],
-            error=found.get("standard_error") if name == main else None,
-            note=_note(found) if name == main else "",
+            error=_error(name, main, found),
+            note=_note(found) if name == main or _error(name, main, found) is not None else "",
             images=found.get("images", found.get("samples")),
             of=_of(found),
             reference=found.get("reference", ""),
@@ -116,8 +116,13 @@ def _told_by(name: str, found: dict[str, Any]) -> str:
     return f"{name} by {judge}" if judge and not name.endswith(f"by {judge}") else name
 
 
+def _error(name: str, main: str, found: dict[str, Any]) -> float | None:
+    """That of the main figure has no name besides."""
+    return found.get("standard_error" if name == main else f"{name}_standard_error")
+
+
 def _note(found: dict[str, Any]) -> str:
-    """What else is known of how sure the main figure is."""
+    """What else is known of how sure the figures are that have an error."""
     if "deviation" in found:
         return f"deviation {found['deviation']:.3g} over {found['parts']} parts"
     return "the reference taken as exact" if found.get("reference_taken_as_exact") else ""

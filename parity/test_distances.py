@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytorch_fid.fid_score import calculate_frechet_distance  # isort: skip
+from pytorch_fid.fid_score import calculate_frechet_distance, compute_statistics_of_path  # isort: skip
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric  # isort: skip
 from torch_fidelity.metric_isc import isc_features_to_metric  # isort: skip
 from torch_fidelity.metric_kid import kid_features_to_metric  # isort: skip
@@ -16,6 +16,7 @@ from jax_ddpm.evaluation.frechet import frechet_distance  # isort: skip
 from jax_ddpm.evaluation.inception_score import RunningScore  # isort: skip
 from jax_ddpm.evaluation.kernel_distance import squared_discrepancy  # isort: skip
 from jax_ddpm.evaluation.manifold import precision_recall  # isort: skip
+from jax_ddpm.evaluation.reference import Reference, write_statistics  # isort: skip
 from jax_ddpm.evaluation.statistics import RunningMoments  # isort: skip
 
 
@@ -44,6 +45,13 @@ def test_the_frechet_distance(features):
         warnings.simplefilter("ignore", DeprecationWarning)  # of sqrtm's `disp`, by SciPy
         pytorch = calculate_frechet_distance(*(part for each in ours for part in each))
     np.testing.assert_allclose([pytorch, fidelity], found, rtol=1e-5)
+
+
+def test_pytorch_fid_reads_the_statistics_that_are_kept(features, tmp_path):
+    ours = moments(features[1])
+    path = write_statistics(tmp_path / "statistics.npz", Reference("made", len(features[1]), "by hand", ours, ours))
+    for theirs, own in zip(compute_statistics_of_path(str(path), None, 50, 64, "cpu"), ours, strict=True):
+        np.testing.assert_array_equal(theirs, own)
 
 
 def test_the_kernel_distance(features):

@@ -74,7 +74,7 @@ def test_no_figure_of_features_is_left_out(found, extractor, metric):
     assert kept["metric"] == OF[extractor].keys[metric]
     assert [(row.value, row.unit) for row in rows] == [(kept[name], unit) for name, unit in EXPECTED[metric].items()]
     assert rows[0].error == kept.get("standard_error")
-    assert all(row.error is None for row in rows[1:])
+    assert [row.error for row in rows[1:]] == [kept.get(f"{name}_standard_error") for name in list(EXPECTED[metric])[1:]]
     assert {(row.images, row.of, row.checkpoint) for row in rows} == {(SAMPLES, "60 samples, seed 3", 300)}
     assert {row.against for row in rows} == {"" if metric == "is" else "80 of digits, train"}
     assert len({row.key for row in rows}) == len(rows)
@@ -103,7 +103,7 @@ def test_the_deviation_of_a_score_is_not_taken_for_the_error_of_its_mean(found):
 
 def test_every_other_metric_has_its_figures():
     assert KINDS.keys() == {*metrics.METRICS, *metrics.SAMPLE_METRICS}
-    nearest = {"memorised": 1, "median_distance": 24.5, "distances": [[1.0]], **DRAWN}
+    nearest = {"memorised": 1, "median_distance": 24.5, "distance_quantiles": {"0.5": 24.5}, **DRAWN}
     assert [(row.value, row.unit) for row in figures("nearest", nearest)] == [(24.5, "grey levels"), (1, "samples")]
     bound = {"mean": 3.25, "standard_error": 0.125, "images": 64, "data": "digits", "split": "test"}
     (row,) = figures("bits_per_dim", bound)
@@ -133,6 +133,15 @@ def test_a_reference_that_is_taken_as_exact_is_told_with_the_error():
     kept = {"distance": 2.0, "standard_error": 0.25, "infinity": 1.5, "reference_taken_as_exact": True}
     distance, infinity = figures("fid_pytorch", kept)
     assert (with_error(distance), with_error(infinity)) == ("2.00 ± 0.25 (the reference taken as exact)", "1.5")
+    _, infinity = figures("fid_pytorch", kept | {"infinity_standard_error": 0.5})
+    assert with_error(infinity) == "1.50 ± 0.50 (the reference taken as exact)"
+
+
+def test_a_limit_has_an_error_of_its_own(found):
+    distance, infinity = figures("fid_pytorch", found["inception"]["fid"])
+    assert distance.error == found["inception"]["fid"]["standard_error"]
+    assert infinity.error == found["inception"]["fid"]["infinity_standard_error"] != distance.error
+    assert "±" in with_error(infinity)
 
 
 def test_a_metric_that_is_not_known_has_its_mean_and_one_without_numbers_none():

@@ -1,6 +1,6 @@
 """The Fréchet distance of samples that come batch by batch, how sure it is, and what it would be of very many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ class FrechetEstimate(NamedTuple):
         exact, or is of fewer than 20 images.
       infinity: 2 d(N) less the mean of the two halves' d(N/2): what is linear in 1/N is gone, as in FID∞ of Chong & Forsyth
         2020 (section 4). None where there are fewer than 20 samples.
+      infinity_standard_error: of it, by how the limits differ that are left when a tenth of the samples or of the real images
+        is left out. What few real images add to the limit is not in it. None where that of the distance is.
       samples: N.
     """
 
@@ -30,6 +32,7 @@ class FrechetEstimate(NamedTuple):
     of_samples: float | None
     of_reference: float | None
     infinity: float | None
+    infinity_standard_error: float | None
     samples: int
 
 
@@ -52,26 +55,61 @@ class RunningDistance:
     def estimate(self) -> FrechetEstimate:
         """Of all that were added in any process, which must be as many as were said to come; every process has to ask."""
         parts, of_real = self._parts.over_processes(), self._reference_parts
-        whole, several = parts.together(), len(parts.parts) > 1
-        moments = whole.moments()
-        distance, of_halves = self._distance(moments), [self._distance(each.moments()) for each in parts.halves() if several]
-        of_samples = jackknife_error(self._distance, parts)
-        of_reference = jackknife_error(distances_from(moments), of_real) if of_real else None
-        known = of_samples is not None and (of_real is None or of_reference is not None)
+        found, of_samples = self._from_reference(parts), jackknife_errors(self._from_reference, parts)
+        of_reference = jackknife_errors(_to(parts), of_real) if of_real else None
+        errors = None
+        if of_samples is not None and (of_real is None or of_reference is not None):
+            errors = np.hypot(of_samples, 0 if of_reference is None else of_reference)
         return FrechetEstimate(
-            distance=distance,
-            standard_error=float(np.hypot(of_samples or 0, of_reference or 0)) if known else None,
-            of_samples=of_samples,
-            of_reference=of_reference,
-            infinity=float(2 * distance - np.mean(of_halves)) if several else None,
-            samples=whole.count,
+            distance=float(found[0]),
+            standard_error=_at(errors, 0),
+            of_samples=_at(of_samples, 0),
+            of_reference=_at(of_reference, 0),
+            infinity=_at(found, 1),
+            infinity_standard_error=_at(errors, 1),
+            samples=parts.together().count,
         )
 
+    def _from_reference(self, parts: PartedMoments) -> np.ndarray:
+        return _with_limit(map(self._distance, _whole_and_halves(parts)))
 
-def jackknife_error(figure: Callable[[Moments], float], parts: PartedMoments) -> float | None:
-    """√((g-1)/g Σ (θ_j - θ̄)²), where θ_j is the figure of all but the j-th of g parts; None where there is but one.
+
+def _to(parts: PartedMoments) -> Callable[[PartedMoments], np.ndarray]:
+    """The figures of the samples by those of a reference, the roots of the samples worked out once."""
+    distances = [distances_from(each) for each in _whole_and_halves(parts)]
+
+    def figures(reference: PartedMoments) -> np.ndarray:
+        moments = reference.together().moments()
+        return _with_limit(distance(moments) for distance in distances)
+
+    return figures
+
+
+def _whole_and_halves(parts: PartedMoments) -> list[Moments]:
+    """The moments of all, and where they are in parts, of their two halves."""
+    halves = parts.halves() if len(parts.parts) > 1 else []
+    return [each.moments() for each in (parts.together(), *halves)]
+
+
+def _with_limit(distances: Iterable[float]) -> np.ndarray:
+    """The distance of all and those of halves -> that of all, and where there are halves, the limit."""
+    whole, *halves = distances
+    return np.array([whole, 2 * whole - np.mean(halves)] if halves else [whole])
+
+
+def _at(values: np.ndarray | None, place: int) -> float | None:
+    return float(values[place]) if values is not None and len(values) > place else None
+
+
+def jackknife_errors(figures: Callable[[PartedMoments], np.ndarray], parts: PartedMoments) -> np.ndarray | None:
+    """[n] √((g-1)/g Σ (θ_j - θ̄)²), where θ_j is a figure of all but the j-th of g parts; None where there is but one.
 
     (Tukey's jackknife, as Efron & Stein 1981 have it, of groups in place of single images.)
+
+    Args:
+      figures: parts of features -> [n] what they come to.
     """
-    found = [figure(others.moments()) for others in parts.without_each()] if len(parts.parts) > 1 else []
-    return float(np.std(found) * np.sqrt(len(found) - 1)) if found else None
+    if len(parts.parts) == 1:
+        return None
+    found = np.stack([figures(others) for others in parts.without_each()])
+    return np.asarray(found.std(axis=0) * np.sqrt(len(found) - 1))

@@ -112,9 +112,12 @@ class PartedMoments:
         middle = len(self.parts) // 2
         return [_merged(self._size, half) for half in (self.parts[:middle], self.parts[middle:])]
 
-    def without_each(self) -> Iterator[RunningMoments]:
-        """Of all parts but the first, of all but the second, and so on."""
-        return (_merged(self._size, self.parts[:part] + self.parts[part + 1 :]) for part in range(len(self.parts)))
+    def without_each(self) -> Iterator["PartedMoments"]:
+        """The same with nothing in the first part, with nothing in the second, and so on: halves are cut where they were."""
+        for part in range(len(self.parts)):
+            others = PartedMoments(self._size, self._ends[-1])
+            others.parts = [*self.parts[:part], RunningMoments(self._size), *self.parts[part + 1 :]]
+            yield others
 
 
 def part_of(ends: list[int], places: np.ndarray) -> np.ndarray:
