@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jax_ddpm.data.inspection import spread
+from jax_ddpm.data.reading import those
 from jax_ddpm.data.sources.source import Example, Source
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.errors import choose
@@ -162,7 +163,7 @@ def _over_devices(
     placed = jax.tree.map(lambda x: jax.device_put(np.asarray(x), whole), weights)
 
     def describe(source: Source) -> Iterator[tuple[Features, np.ndarray]]:
-        share = _share_of(source)
+        share = share_of(source)
         if not len(share):
             return
         with tqdm(total=len(share), unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -176,16 +177,12 @@ def _over_devices(
 
 def some(source: Source, count: int) -> Source:
     """As many of the images, spread over all; see `spread`."""
-    return _those(source, spread(len(source), count))
+    return those(source, spread(len(source), count))
 
 
-def _share_of(source: Source) -> Source:
-    """The images that this process is to work off."""
-    return _those(source, own_share(len(source)))
-
-
-def _those(source: Source, numbers: Sequence[int]) -> Source:
-    return dataclasses.replace(source, size=len(numbers), read=lambda index: source.read(numbers[index]))
+def share_of(source: Source) -> Source:
+    """The images that this process is to work off; those of all processes follow one another, see `own_share`."""
+    return those(source, own_share(len(source)))
 
 
 def numbered(source: Source, order: np.ndarray | None = None) -> Source:

@@ -16,12 +16,13 @@ from tqdm import tqdm
 from jax_ddpm import experiment
 from jax_ddpm.config import read_config
 from jax_ddpm.data.pipeline import Batch, how_many, one_pass
+from jax_ddpm.data.reading import those
 from jax_ddpm.data.sources.folder import which_split
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.metrics import METRICS
 from jax_ddpm.models.unet import UNet
-from jax_ddpm.training.sharding import replicated, share_out, split_batch
+from jax_ddpm.training.sharding import own_rows, replicated, split_batch, to_devices
 from jax_ddpm.training.state import Params
 
 NOTE_SEEN = "note: the run was trained on these images, or some of them; name others by --config.eval.split or data.directory"
@@ -94,6 +95,22 @@ def each_once(config: ConfigDict, source: Source, batch_size: int, count: int = 
     return one_pass(source, batch_size=batch_size, count=count, on_damaged=data.on_damaged, **fitted_to)
 
 
+def own_batches(held: Held) -> Iterator[tuple[Batch, int]]:
+    """The rows of each batch that lie on devices of this process, which reads no others; and how many of the whole batch count.
+
+    Where damaged images are left out each process reads all, for what is left out moves those behind it to other rows.
+    """
+    rows, starts = own_rows(held.batch_size, held.mesh), range(0, held.images, held.batch_size)
+    if held.config.data.on_damaged == "skip":
+        for batch, real in each_once(held.config, held.source, held.batch_size, held.images):
+            yield {name: values[rows] for name, values in batch.items()}, real
+        return
+    reals = [min(held.batch_size, held.images - start) for start in starts]
+    numbers = [start + int(row) % real for start, real in zip(starts, reals, strict=True) for row in rows]
+    own = each_once(held.config, those(held.source, numbers), len(rows))
+    yield from ((batch, real) for (batch, _), real in zip(own, reals, strict=True))
+
+
 def over_data(held: Held, metric: str) -> Iterator[Any]:
     """What the metric says of each batch, on the host, without what fills up the last one."""
     config = held.config
@@ -109,8 +126,8 @@ def over_data(held: Held, metric: str) -> Iterator[Any]:
 
     key = jax.random.key(config.eval.seed)
     with tqdm(total=held.images, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for number, (batch, real) in enumerate(each_once(config, held.source, held.batch_size, held.images)):
-            images, labels = share_out((batch["image"], batch["label"]), held.mesh)
+        for number, (batch, real) in enumerate(own_batches(held)):
+            images, labels = to_devices((batch["image"], batch["label"]), held.mesh)
             found = evaluate(held.params, images, labels, jax.random.fold_in(key, number))
             yield without_filling(found, real)
             bar.update(real)

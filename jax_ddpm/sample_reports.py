@@ -14,12 +14,14 @@ from jax_ddpm.data.sources.source import Source
 from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.evaluation.bits_per_dim import estimate
 from jax_ddpm.evaluation.nearest import Neighbours, nearest
-from jax_ddpm.features import as_source, numbered, open_judge, some
+from jax_ddpm.features import as_source, numbered, open_judge, share_of, some
+from jax_ddpm.files import write_npz
 from jax_ddpm.held_out import NOTE_SEEN, each_once, held_out, seen_in_training
 from jax_ddpm.pictures import grid, save_png
-from jax_ddpm.processes import joined
+from jax_ddpm.processes import joined, own_share
 
 MOST_PAIRS = 64  # in a picture: more cannot be looked at
+QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)  # of distances, that are kept
 NEARER = 0.05  # of the held-out images are nearer to a training image than what counts as near
 
 Samples = tuple[np.ndarray, np.ndarray]
@@ -58,16 +60,19 @@ def _batches(config: ConfigDict, source: Source) -> Iterator[Samples]:
 def make_nearest(config: ConfigDict, mesh: Mesh, workdir: Path) -> Report:
     """How near samples come to images that were trained on; nearest.png has the nearest beside each.
 
-    How near is near is told by as many images that were held out, where there are such.
+    How near is near is told by as many images that were held out, where there are such. Each process looks for the neighbours
+    of its share of either, among all training images.
     """
     training, unseen = experiment.make_source(config), held_out(config)
     seen = seen_in_training(config, workdir, unseen)
 
-    def find(images: np.ndarray) -> Neighbours:
-        return nearest(images, _batches(config, numbered(training)), mirrored=config.data.flip)
+    def find(own: np.ndarray) -> Neighbours:
+        """Given those of this process, it finds the neighbours of those of all."""
+        return Neighbours(*map(joined, nearest(own, _batches(config, numbered(training)), mirrored=config.data.flip)))
 
     def report(samples: Samples, directory: Path) -> dict[str, Any]:
-        images, found = samples[0], find(samples[0])
+        images, own = samples[0], own_share(len(samples[0]))
+        found = find(images[own.start : own.stop])
         memorised, distances = int(found.memorised.sum()), found.distances[:, 0]
         print(
             f"memorised: {memorised} of {len(images):,} samples are copies, or less than a third as far from their nearest "
@@ -79,20 +84,33 @@ def make_nearest(config: ConfigDict, mesh: Mesh, workdir: Path) -> Report:
         if seen:
             print(f"  {NOTE_SEEN.removeprefix('note: ')}: nothing to compare with")
         else:
-            held_out_images = [each for each, _ in _batches(config, some(unseen, len(images)))]
-            figures |= _beside_unseen(find, np.concatenate(held_out_images), distances)
-        every = {"distances": found.distances.round(2).tolist(), "training_numbers": found.numbers.tolist()}
-        return {**figures, **every, "shown": _show_pairs(directory, images, found)}
+            figures |= _beside_unseen(find(_own_images(config, some(unseen, len(images)))), distances)
+        write_npz(directory / "nearest.npz", distances=found.distances, training_numbers=found.numbers)
+        return {**figures, "distance_quantiles": _quantiles(distances), "shown": _show_pairs(directory, images, found)}
 
     return report
 
 
-def _beside_unseen(find: Callable[[np.ndarray], Neighbours], unseen: np.ndarray, distances: np.ndarray) -> dict[str, Any]:
+def _own_images(config: ConfigDict, source: Source) -> np.ndarray:
+    """[N, H, W, C] uint8 the images of this process's share, of which there may be none."""
+    share, none = share_of(source), np.zeros((0, *experiment.image_shape(config)), np.uint8)
+    return np.concatenate([none, *(images for images, _ in _batches(config, share))]) if len(share) else none
+
+
+def _quantiles(distances: np.ndarray) -> dict[str, float]:
+    """By the share of images that are no farther: how far they are, in grey levels."""
+    return {f"{share:g}": float(np.quantile(distances, share)) for share in QUANTILES}
+
+
+def _beside_unseen(found: Neighbours, distances: np.ndarray) -> dict[str, Any]:
     """How near images come that were not trained on, how many samples are nearer than nearly all of those, and than chance has.
 
     As many of the held-out images would be called memorised as are copies, or have a twin by chance: so many say nothing.
+
+    Args:
+      found: the neighbours of the held-out images.
+      distances: [N] of the samples from their nearest.
     """
-    found = find(unseen)
     usual, memorised = found.distances[:, 0], int(found.memorised.sum())
     nearer, expected = int((distances < np.quantile(usual, NEARER)).sum()), NEARER * len(distances)
     print(
@@ -102,11 +120,12 @@ def _beside_unseen(find: Callable[[np.ndarray], Neighbours], unseen: np.ndarray,
     return {
         **{"held_out_images": len(usual), "held_out_median_distance": float(np.median(usual)), "held_out_memorised": memorised},
         **{"nearer_than_95_percent_of_held_out": nearer, "nearer_expected_of_held_out": expected},
+        "held_out_distance_quantiles": _quantiles(usual),
     }
 
 
-def _show_pairs(directory: Path, images: np.ndarray, found: Neighbours) -> list[int]:
-    """Draws nearest.png, of the memorised and then of the nearest; gives which they are, and says how many are left out."""
+def _show_pairs(directory: Path, images: np.ndarray, found: Neighbours) -> list[dict[str, Any]]:
+    """Draws nearest.png, of the memorised and then of the nearest; gives what is known of each; says how many are left out."""
     shown = np.lexsort((found.distances[:, 0], ~found.memorised))[:MOST_PAIRS]
     pairs = np.stack([images[shown], found.images[shown, 0]], axis=1).reshape(-1, *images.shape[1:])
     columns = 2 * math.ceil(math.sqrt(len(shown) / 2))
@@ -114,8 +133,16 @@ def _show_pairs(directory: Path, images: np.ndarray, found: Neighbours) -> list[
     left_out = len(images) - len(shown)
     print(f"  each sample, and to its right its nearest training image, memorised ones first, then the nearest: {picture}")
     if left_out:
-        print(f"  the other {left_out:,} are not in the picture; distances and numbers of all are in evaluation.json")
-    return [int(number) for number in shown]
+        print(f"  the other {left_out:,} are not in the picture; distances and numbers of all are in nearest.npz")
+    return [
+        {
+            "sample": int(number),
+            "memorised": bool(found.memorised[number]),
+            "training_numbers": found.numbers[number].tolist(),
+            "distances": found.distances[number].round(2).tolist(),
+        }
+        for number in shown
+    ]
 
 
 SAMPLE_REPORTS: dict[str, Callable[[ConfigDict, Mesh, Path], Report]] = {"agreement": make_agreement, "nearest": make_nearest}

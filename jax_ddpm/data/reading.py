@@ -1,10 +1,10 @@
-"""Sources made of sources: fitted to the network, kept in memory, without what is damaged."""
+"""Sources made of sources: some of the images, fitted to the network, kept in memory, without what is damaged."""
 
 import dataclasses
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -12,6 +12,11 @@ import numpy as np
 from jax_ddpm.data.sources.source import DamagedImage, Example, Shape, Source
 from jax_ddpm.data.transforms import fit
 from jax_ddpm.errors import InvalidInput, choose
+
+
+def those(source: Source, numbers: Sequence[int]) -> Source:
+    """The images of these numbers, in this order; one may be there more than once."""
+    return dataclasses.replace(source, size=len(numbers), read=lambda index: source.read(numbers[index]))
 
 
 def fitted_side(shape: Shape, size: int, least: int) -> int:

@@ -1,5 +1,6 @@
 """Whether samples are new: the training images nearest to them."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ def nearest(images: np.ndarray, training: Iterable[tuple[np.ndarray, np.ndarray]
     """The nearest of the training images, by the Euclidean distance of their pixels.
 
     Args:
-      images: [N, H, W, C] uint8.
+      images: [N, H, W, C] uint8; there may be none.
       training: batches [M, H, W, C] uint8 and the numbers [M] of their images, of two images at least in all.
       mirrored: whether a training image is also as near as its mirror image is.
     """
@@ -57,7 +58,7 @@ def nearest(images: np.ndarray, training: Iterable[tuple[np.ndarray, np.ndarray]
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1).astype(np.float64)
+    return images.reshape(len(images), math.prod(images.shape[1:])).astype(np.float64)
 
 
 def _two_least(values: np.ndarray) -> np.ndarray:

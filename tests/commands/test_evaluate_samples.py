@@ -45,13 +45,21 @@ def test_samples_are_judged_and_compared_and_neither_takes_the_place_of_the_othe
 
     training = np.stack([digits("train")[index]["image"] for index in range(1500)]).astype(float)
     distance = np.sqrt(((training[:, None] - samples["arr_0"]) ** 2).mean(axis=(2, 3, 4)))
-    np.testing.assert_allclose(np.array(found["nearest"]["distances"])[:, 0], distance.min(axis=0), atol=0.005)
+    kept = np.load(directory / "nearest.npz")
+    np.testing.assert_allclose(kept["distances"], np.sort(distance, axis=0)[:2].T, rtol=1e-12)
+    np.testing.assert_array_equal(kept["training_numbers"], np.argsort(distance, axis=0, kind="stable")[:2].T)
+    quantiles = found["nearest"]["distance_quantiles"]
+    assert quantiles == {name: pytest.approx(np.quantile(distance.min(axis=0), float(name))) for name in quantiles}
+    assert {"0", "0.05", "0.5", "1"} < set(quantiles) == set(found["nearest"]["held_out_distance_quantiles"])
     assert found["nearest"]["training_images"] == 1500
     with Image.open(directory / "nearest.png") as picture:
         shown = np.asarray(picture.resize((picture.width // 8, picture.height // 8), Image.Resampling.NEAREST))
     first = distance.min(axis=0).argmin()  # the sample that is nearest to any
-    assert found["nearest"]["shown"][0] == first
-    assert found["nearest"]["training_numbers"][first][0] == distance[:, first].argmin()
+    assert len(found["nearest"]["shown"]) == 7
+    nearest = found["nearest"]["shown"][0]
+    assert (nearest["sample"], nearest["memorised"]) == (first, False)
+    assert nearest["training_numbers"] == kept["training_numbers"][first].tolist()
+    np.testing.assert_allclose(nearest["distances"], kept["distances"][first], atol=0.005)
     np.testing.assert_array_equal(shown[1:9, 1:9], samples["arr_0"][first, :, :, 0])
     np.testing.assert_array_equal(shown[1:9, 10:18], training[distance[:, first].argmin(), :, :, 0])
 
@@ -79,16 +87,40 @@ def test_of_many_samples_the_copies_are_counted_and_shown_first(trained, tmp_pat
     assert (found["memorised"], found["held_out_memorised"], found["held_out_images"]) == (7, 0, 70)
     assert "memorised: 7 of 70 samples are copies" in printed
     assert "and 0 of them would be called memorised" in printed
-    assert found["shown"][:7] == list(range(40, 47))
-    assert [found["training_numbers"][number][0] for number in found["shown"][:7]] == copied
-    assert len(found["shown"]) == 64
-    assert "the other 6 are not in the picture; distances and numbers of all are in evaluation.json" in printed
-    assert len(found["distances"]) == len(found["training_numbers"]) == 70
+    assert [each["sample"] for each in found["shown"][:7]] == list(range(40, 47))
+    assert [each["training_numbers"][0] for each in found["shown"][:7]] == copied
+    assert [each["memorised"] for each in found["shown"]] == 7 * [True] + 57 * [False]
+    assert "the other 6 are not in the picture; distances and numbers of all are in nearest.npz" in printed
+    assert {name: each.shape for name, each in np.load(tmp_path / "nearest.npz").items()} == {
+        "distances": (70, 2),
+        "training_numbers": (70, 2),
+    }
+    assert len(json.dumps(found)) < 10_000  # however many samples there are
     # The 63 others are held-out images themselves: of them about as many are near as chance has.
     assert 7 <= found["nearer_than_95_percent_of_held_out"] <= 7 + 8
     assert found["nearer_expected_of_held_out"] == 3.5
     with Image.open(tmp_path / "nearest.png") as picture:
         assert (picture.width, picture.height) == (8 * (9 * 12 + 1), 8 * (9 * 11 + 1))
+
+
+def test_each_process_finds_the_neighbours_of_its_share_and_together_they_are_those_of_one(trained, tmp_path, monkeypatch):
+    """Of 9, of 12 and of none of the samples; what the others find is that of one process."""
+    images, config, found = np.stack([digits("test")[index]["image"] for index in range(5, 26)]), read_config(trained), []
+    monkeypatch.setattr(sample_reports, "joined", lambda own: found.append(own) or own)
+    report = sample_reports.make_nearest(config, make_mesh(), trained)
+    figures, whole, parts = report((images, np.zeros(21)), tmp_path), list(found), []
+    assert [len(each) for each in whole] == 6 * [21]  # images, numbers and distances: of samples, and of held-out images
+    for share in (range(9), range(9, 21), range(21, 21)):
+        others = iter(whole)
+        for module in (sample_reports, features):
+            monkeypatch.setattr(module, "own_share", lambda total, share=share: share)
+        monkeypatch.setattr(sample_reports, "joined", lambda own, others=others: found.append(own) or next(others))
+        found.clear()
+        assert report((images, np.zeros(21)), tmp_path) == figures
+        parts.append(list(found))
+    for one, *own in zip(whole, *parts, strict=True):
+        assert [len(each) for each in own] == [9, 12, 0]
+        np.testing.assert_array_equal(np.concatenate(own), one)
 
 
 def test_images_trained_on_are_no_measure_of_how_near_is_near(trained, tmp_path, capsys):

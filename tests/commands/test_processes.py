@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jax_ddpm.commands import evaluate
 from jax_ddpm.config import read_config
 from jax_ddpm.data.sources.digits import digits
+from jax_ddpm.sample_reports import make_nearest
 from jax_ddpm.training.logging import read_metrics
+from jax_ddpm.training.sharding import make_mesh
 from tests.commands.conftest import last_state, tiny_flags
 from tests.commands.test_evaluate_features import judged
 from tests.commands.test_interrupted_runs import start, wait_for_step
@@ -134,6 +138,35 @@ def test_two_processes_judge_samples_as_one_does(trained_classifier, tmp_path):
         else:
             assert row == one[name]
     assert two.keys() == one.keys()
+
+
+def test_two_processes_evaluate_a_run_as_one_does(trained, tmp_path):
+    """Of the images that the two have drawn together one process finds the same neighbours; and others it finds as likely."""
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("samples", "evaluation"))
+    flags = ["--mode=evaluate", f"--workdir={tmp_path}/run", "--config.eval.metrics=nearest,bits_per_dim"]
+    settings = {"eval.count": 11, "eval.batch_size": 8, "sample.count": 9, "runtime.cpu_devices": DEVICES // 2}
+    first, second = outputs(
+        start_together(["run.py", *flags, *(f"--config.{name}={value}" for name, value in settings.items())], 2)
+    )
+    assert "variational bound: " in first, first + second
+    assert "memorised: " in first
+    assert not re.search("bound|memorised", second), "one speaks for all"
+    (of_samples,) = (tmp_path / "run/evaluation").glob("samples_9_*")
+    drawn = np.load(tmp_path / "run" / "samples" / of_samples.name.removeprefix("samples_9_") / "samples.npz")
+    found = json.loads((of_samples / "evaluation.json").read_text())["nearest"]
+    config = read_config(trained)
+    one = make_nearest(config, make_mesh(), trained)((drawn["arr_0"], drawn["arr_1"]), tmp_path / "one")
+    assert one == {name: found[name] for name in one}
+    for name, values in np.load(tmp_path / "one/nearest.npz").items():
+        np.testing.assert_array_equal(np.load(of_samples / "nearest.npz")[name], values)
+
+    config.eval.update(count=11, batch_size=8)
+    evaluate.evaluate_held_out(config, trained, make_mesh(), ["bits_per_dim"])
+    folder = "evaluation/step_0000006_test_seed_0_first_11"
+    one, two = (
+        json.loads((run / folder / "evaluation.json").read_text())["bits_per_dim"] for run in (trained, tmp_path / "run")
+    )
+    assert two == {name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for name, value in one.items()}
 
 
 @pytest.mark.parametrize(
