@@ -26,6 +26,7 @@ class Figure(NamedTuple):
       of: these in words.
       reference: the real images that it is against, or "" where there are none; `reference_images` is how many, or None.
       checkpoint: the step of the weights, or None.
+      weights: which they are, in words; "" where it is not known.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Figure(NamedTuple):
     reference: str
     reference_images: int | None
     checkpoint: int | None
+    weights: str
 
     @property
     def against(self) -> str:
@@ -48,6 +50,8 @@ class Figure(NamedTuple):
         return f"{self.reference_images:,} of {self.reference}" if self.reference_images else self.reference
 
 
+WEIGHTS = {"ema": "averaged", "last": "as the last step left them"}
+"""Which weights of a run, by the word that is kept, in words."""
 KINDS: dict[str, dict[str, Kind]] = {  # by metric; first of all its main figure
     "bits_per_dim": {"mean": Kind("bits/dim", "Variational bound")},
     "ode_bits_per_dim": {"mean": Kind("bits/dim", "Likelihood by the probability flow")},
@@ -89,6 +93,7 @@ def figures(metric: str, found: dict[str, Any]) -> list[Figure]:
             reference=found.get("reference", ""),
             reference_images=found.get("reference_images"),
             checkpoint=found.get("checkpoint"),
+            weights=WEIGHTS.get(found.get("weights", ""), ""),
         )
         for name in kept
     ]

@@ -15,6 +15,7 @@ from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.feature_reports import prepare
 from jax_ddpm.features import as_source
+from jax_ddpm.figures import WEIGHTS
 from jax_ddpm.files import place, write_json
 from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training
 from jax_ddpm.metrics import FEATURE_METRICS, METRICS, chosen_metrics
@@ -57,11 +58,12 @@ def evaluate_held_out(config: ConfigDict, workdir: Path, mesh: Mesh, metrics: Se
     seen = seen_in_training(config, workdir, held.source)
     if seen:
         print(NOTE_SEEN)
-    print(f"evaluating step {step} of {workdir} on {held.images:,} images ...", flush=True)
+    weights = kind_of_weights(workdir)
+    print(f"evaluating step {step} of {workdir}, weights {WEIGHTS[weights]}, on {held.images:,} images ...", flush=True)
 
     directory = workdir / "evaluation" / _folder_name(config, step)
     circumstances = {
-        **{"checkpoint": step, "weights": kind_of_weights(workdir), "data": config.data.name, "split": config.eval.split},
+        **{"checkpoint": step, "weights": weights, "data": config.data.name, "split": config.eval.split},
         **{"directory": config.data.directory, "seen_in_training": seen, "class_conditional": config.model.class_conditional},
         **{"seed": config.eval.seed, "batch_size": held.batch_size},
     }

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from jax_ddpm.config import to_dict
 from jax_ddpm.experiment import chosen_labels, make_sampler
+from jax_ddpm.figures import WEIGHTS
 from jax_ddpm.files import remove, write_json, write_npz
 from jax_ddpm.generation import folder_name, grid_columns, make_generator
 from jax_ddpm.opened_images import ARCHIVE, HOW_DRAWN
@@ -47,8 +48,9 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
     labels = chosen_labels(config, config.sample.count)
     generate = make_generator(config, mesh)
     evaluations = make_sampler(config).evaluations
-    how = f"by {config.sampler.name}, {evaluations} evaluations of the network each"
-    print(f"drawing {len(labels)} images {how}, from step {step} of {workdir} ...", flush=True)
+    weights = kind_of_weights(workdir)
+    how = f"by {config.sampler.name}, {evaluations} evaluations of the network each, seed {config.sample.seed}"
+    print(f"drawing {len(labels)} images {how}, from step {step} of {workdir}, weights {WEIGHTS[weights]} ...", flush=True)
 
     batches = []
     with tqdm(total=len(labels), unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -58,7 +60,7 @@ def draw(config: ConfigDict, workdir: Path) -> Drawn:
     images = np.concatenate(batches)
     directory = workdir / "samples" / folder_name(config, step, config.sample.seed)
     columns = grid_columns(config, min(len(labels), MOST_PICTURES))
-    drawn = Drawn(images, labels, write(directory, images, labels, columns), step, kind_of_weights(workdir))
+    drawn = Drawn(images, labels, write(directory, images, labels, columns), step, weights)
     write_json(directory / HOW_DRAWN, how_drawn(config, drawn))
     return drawn
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_ddpm.experiment import is_classifier
-from jax_ddpm.figures import Figure, with_error
+from jax_ddpm.figures import WEIGHTS, Figure, with_error
 from jax_ddpm.reporting.curves import Axis, Bar, Series, error_bars, lines, number
 from jax_ddpm.reporting.embedded import embed, is_too_large, left_out, read_picture
 from jax_ddpm.reporting.parts import Chart, Hint, Image, Section, Table
@@ -95,12 +95,14 @@ def _samplers_table(run: Run) -> Table:
     rows = []
     for each in run.samples:
         how, found = each.how, by_samples[each.name]
-        said = (how["checkpoint"], how["evaluations"], how["samples"], how["sample"]["seed"]) if how else ()
-        numbers = [number(value) for value in said] or ["not recorded"] * 4
-        rows.append((sampler_of(each), *numbers, *(with_error(found[m]) if m in found else "not judged" for m in metrics)))
+        numbers = (how["checkpoint"], how["evaluations"], how["samples"], how["sample"]["seed"]) if how else ()
+        said = [*map(number, numbers), WEIGHTS.get(how.get("weights", ""), "")] if how else ["not recorded"] * 5
+        rows.append((sampler_of(each), *said, *(with_error(found[m]) if m in found else "not judged" for m in metrics)))
     titles = [f"{judged_by[metric].title} ({judged_by[metric].unit})" for metric in metrics]
     return Table(
-        "How they were drawn, and what was found of them", ("sampler", "step", "evaluations", "samples", "seed", *titles), rows
+        "How they were drawn, and what was found of them",
+        ("sampler", "step", "evaluations", "samples", "seed", "weights", *titles),
+        rows,
     )
 
 
@@ -164,14 +166,14 @@ def _evaluation_chart(place: str, named: Sequence[tuple[Finding, str]]) -> Chart
     (known, _), errors = shown[0], [figure.error for figure, _ in shown]
     told = "bars reach one standard error to either side" if any(error is not None for error in errors) else "no error is known"
     compared = any(figure.against for figure, _ in shown)
-    head = ("of", f"{known.unit} ± standard error", "images", "step", *(["against"] if compared else []))
+    head = ("of", f"{known.unit} ± standard error", "images", "step", "weights", *(["against"] if compared else []))
     rows = [(name, *_cells(figure), *([figure.against] if compared else [])) for figure, name in shown]
     bars = [Bar(name, figure.value, figure.error) for figure, name in shown]
     svg = error_bars(place, known.title, bars, known.unit)
     return Chart(svg, f"{known.title}; {told}", Table(known.title, head, rows, folded=True))
 
 
-def _cells(figure: Figure) -> tuple[str, str, str]:
-    """The value, how many images it is of and the step of the weights, each where it is known."""
+def _cells(figure: Figure) -> tuple[str, str, str, str]:
+    """The value, how many images it is of, the step of the weights and which they are, each where it is known."""
     images, step = ("" if value is None else number(value) for value in (figure.images, figure.checkpoint))
-    return with_error(figure), images, step
+    return with_error(figure), images, step, figure.weights

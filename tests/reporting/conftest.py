@@ -55,7 +55,8 @@ def draw_samples(workdir: Path, name: str, made: ConfigDict, seed: int = 0) -> N
 
 def found_nearest(distance: float) -> dict[str, Any]:
     figures = {"memorised": 1, "median_distance": distance, "held_out_median_distance": 30.25}
-    drawn = {"checkpoint": 300, "samples": 20, "seed": 0} | {k: to_dict(config())[k] for k in ("sample", "sampler", "guidance")}
+    drawn = {"checkpoint": 300, "weights": "ema", "samples": 20, "seed": 0}
+    drawn |= {k: to_dict(config())[k] for k in ("sample", "sampler", "guidance")}
     return {"nearest": {"metric": "nearest", **figures, **drawn}}
 
 
@@ -71,7 +72,14 @@ def make_workdir(workdir: Path, **settings: object) -> Path:
     draw_samples(workdir, "step_0000300_seed_0", config())
     draw_samples(workdir, "step_0000300_ddim_steps_4_seed_0", config(**{"sampler.name": "ddim", "sampler.steps": 4}))
     place = workdir / "evaluation"
-    bound = {"metric": "bits_per_dim", "mean": 3.25, "standard_error": 0.125, "images": 64, "checkpoint": 300}
+    bound = {
+        "metric": "bits_per_dim",
+        "mean": 3.25,
+        "standard_error": 0.125,
+        "images": 64,
+        "checkpoint": 300,
+        "weights": "last",
+    }
     write_json(place / "step_0000300_test_seed_0/evaluation.json", {"bits_per_dim": bound})
     rows = "".join(f"{','.join(map(str, row))}\n" for row in TERMS)
     (place / "step_0000300_test_seed_0/vlb_terms.csv").write_text("t,bits_per_dim,rate,rmse\n" + rows)

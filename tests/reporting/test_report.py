@@ -29,6 +29,8 @@ SECTIONS = [
     *("Summary", "Loss", "Bits per dimension by timestep", "Images per second", "Samples through training"),
     *("The reverse chain", "Samplers compared", "Nearest neighbours", "Evaluation", "Config", "Environment"),
 ]
+DRAWN = ("checkpoint", "weights", "samples", "seed", "sample", "sampler", "guidance")
+"""What is kept of how samples were drawn."""
 LOADED = ("src", "srcset", "poster", "data", "action", "background")
 
 
@@ -89,7 +91,13 @@ def test_the_numbers_in_the_tables_are_those_of_the_files(workdir):
         np.testing.assert_allclose(found, [(row["step"], row[key]) for row in METRICS], rtol=1e-5)
     found = np.array([row[1:] for row in tables["Terms by timestep"][1:]], float)
     np.testing.assert_allclose(found, np.add(TERMS, [1, 0, 0, 0]), rtol=1e-5)
-    assert tables["Variational bound"][1] == ["step_0000300_test_seed_0", "3.25 ± 0.12", "64", "300"]
+    assert tables["Variational bound"][1] == [
+        "step_0000300_test_seed_0",
+        "3.25 ± 0.12",
+        "64",
+        "300",
+        "as the last step left them",
+    ]
     said = dict(tables["The run"][1:])
     assert said["Trained"] == "300 of 300 steps"
     assert float(said["Last loss"]) == pytest.approx(METRICS[-1]["loss"], rel=1e-5)
@@ -112,9 +120,9 @@ def test_settings_and_environment_are_told(workdir):
 def test_each_sampler_is_shown_with_what_was_found_of_its_samples(workdir):
     page = page_of(workdir)
     rows = page.tables["How they were drawn, and what was found of them"]
-    assert rows[0][:5] == ["sampler", "step", "evaluations", "samples", "seed"]
-    assert ["ddim, steps 4", "300", "4", "20", "0", "not judged", "not judged"] in rows
-    assert ["ancestral", "300", "8", "20", "0", "24.5", "1"] in rows
+    assert rows[0][:6] == ["sampler", "step", "evaluations", "samples", "seed", "weights"]
+    assert ["ddim, steps 4", "300", "4", "20", "0", "averaged", "not judged", "not judged"] in rows
+    assert ["ancestral", "300", "8", "20", "0", "averaged", "24.5", "1"] in rows
     captions = page.of("figcaption")
     assert "20 samples by ddim, steps 4, 4 evaluations each, seed 0" in captions
     memorised = "1 of 20 memorised, median distance 24.5 grey levels, that of held-out images 30.2"
@@ -149,16 +157,17 @@ def test_a_sampler_is_called_by_what_was_chosen_of_it():
 def test_figures_of_features_are_shown_each_with_what_it_is_against(workdir):
     path = workdir / "evaluation/samples_20_step_0000300_seed_0/evaluation.json"
     found = json.loads(path.read_text())
-    drawn = {name: found["nearest"][name] for name in ("checkpoint", "samples", "seed", "sample", "sampler", "guidance")}
+    drawn = {name: found["nearest"][name] for name in DRAWN}
     against = {"reference": "digits, train", "reference_images": 80, "resize": "pytorch"} | drawn
     found["fid_pytorch"] = {"title": "FID", "distance": 12.5, "standard_error": 0.5, "infinity": 11.25, **against}
+    found["fid_pytorch"]["infinity_standard_error"] = 0.75
     found["precision_recall_pytorch"] = {"title": "precision and recall", "precision": 0.75, "recall": 0.5, **against}
     path.write_text(json.dumps(found))
     page = page_of(workdir)
     shown = {title: page.tables[f"{title} (pytorch resize)"][1] for title in ("FID", "FID∞", "Precision", "Recall")}
     of = "20 samples by ancestral, step 300, seed 0"
-    values = {"FID": "12.50 ± 0.50", "FID∞": "11.25", "Precision": "0.75", "Recall": "0.5"}
-    assert shown == {title: [of, value, "20", "300", "80 of digits, train"] for title, value in values.items()}
+    values = {"FID": "12.50 ± 0.50", "FID∞": "11.25 ± 0.75", "Precision": "0.75", "Recall": "0.5"}
+    assert shown == {title: [of, value, "20", "300", "averaged", "80 of digits, train"] for title, value in values.items()}
     head, *rows = page.tables["How they were drawn, and what was found of them"]
     (row,) = [row for row in rows if row[0] == "ancestral"]
     assert dict(zip(head, row, strict=True))["FID (pytorch resize) (Fréchet distance)"] == "12.50 ± 0.50"
@@ -169,14 +178,14 @@ def test_figures_of_features_are_shown_each_with_what_it_is_against(workdir):
 def test_agreement_with_each_classifier_is_shown(workdir):
     path = workdir / "evaluation/samples_20_step_0000300_seed_0/evaluation.json"
     found = json.loads(path.read_text())
-    drawn = {name: found["nearest"][name] for name in ("checkpoint", "samples", "seed", "sample", "sampler", "guidance")}
+    drawn = {name: found["nearest"][name] for name in DRAWN}
     for key, judge, share in (("agreement", "runs/a", 0.75), ("agreement by runs/b", "runs/b", 0.5)):
         found[key] = {"metric": "agreement", "agreement": share, "standard_error": 0.125, "classifier": judge, **drawn}
     path.write_text(json.dumps(found))
     tables = page_of(workdir).tables
     of = "20 samples by ancestral, step 300, seed 0"
     for judge, value in (("runs/a", "0.75 ± 0.12"), ("runs/b", "0.50 ± 0.12")):
-        assert tables[f"Samples of the class asked for by {judge}"][1] == [of, value, "20", "300"]
+        assert tables[f"Samples of the class asked for by {judge}"][1] == [of, value, "20", "300", "averaged"]
     head = tables["How they were drawn, and what was found of them"][0]
     assert [name for name in head if "asked for" in name] == [
         f"Samples of the class asked for by runs/{judge} (share of samples)" for judge in "ab"
@@ -193,7 +202,7 @@ def test_figures_of_other_samples_by_the_same_sampler_are_not_said_to_be_of_thes
         found["nearest"]["sample"]["labels"] = [3]
         (place / "evaluation.json").write_text(json.dumps(found))
     rows = page_of(workdir).tables["How they were drawn, and what was found of them"]
-    assert all(len(row) == 5 for row in rows)  # no column of figures
+    assert all(len(row) == 6 for row in rows)  # no column of figures
 
 
 def test_the_sliders_have_each_picture_as_it_was_drawn(workdir):
@@ -302,7 +311,7 @@ def test_samples_of_which_nothing_is_noted_are_shown_all_the_same(workdir):
     (workdir / "samples/step_0000300_seed_0/samples.json").unlink()
     page = page_of(workdir)
     check_form(page)
-    assert ["step_0000300_seed_0", *["not recorded"] * 4] in page.tables["How they were drawn, and what was found of them"]
+    assert ["step_0000300_seed_0", *["not recorded"] * 5] in page.tables["How they were drawn, and what was found of them"]
 
 
 def test_what_comes_from_a_run_cannot_become_markup(tmp_path):
