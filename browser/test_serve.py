@@ -196,7 +196,7 @@ def test_what_cannot_be_is_told_on_the_page(page):
     assert "Traceback" not in page.page_source
 
 
-def test_what_is_painted_over_is_drawn_anew_and_the_rest_kept(page):
+def test_what_is_painted_over_is_drawn_anew_and_the_rest_kept(page, tmp_path):
     choose(page, "sampler", "ddim")
     enter(page, "scale", 1)
     enter(page, "images", 1)
@@ -224,6 +224,13 @@ def test_what_is_painted_over_is_drawn_anew_and_the_rest_kept(page):
     np.testing.assert_array_equal(filled[~mask], drawn[~mask])
     assert np.any(filled[mask] != drawn[mask])
     assert settings(page)["resamples"] == "5, stretches of 10 steps"
+    assert "run.py --mode edit" in by_script(page, ".drawn pre", "textContent")[0]
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    for link in page.find_elements(By.CSS_SELECTOR, ".drawn a[download]"):
+        link.click()
+    for name, expected in (("picture.png", drawn), ("mask.png", mask * np.uint8(255))):
+        wait(page, (tmp_path / name).is_file)
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / name)), expected)
 
 
 def test_a_picture_is_uploaded_and_what_is_none_is_refused(page, tmp_path):
@@ -242,12 +249,16 @@ def test_a_picture_is_uploaded_and_what_is_none_is_refused(page, tmp_path):
     assert np.any(filled[:, 4:] != ramp[:, 4:])
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
-def test_it_is_as_wide_as_the_screen_and_axe_finds_nothing_that_keeps_anyone_out(page, width):
+def test_it_is_as_wide_as_the_screen_and_axe_finds_nothing_that_keeps_anyone_out(page, width, dark):
     resize(page, width)
+    colours = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [colours]})
+    wait(page, lambda: page.execute_script("return document.body.classList.contains('dark')") == dark)
     wait(page, lambda: page.execute_script("return document.documentElement.scrollWidth") <= width)
     SCREENSHOTS.mkdir(exist_ok=True)
-    (SCREENSHOTS / f"serve_{width}.png").write_bytes(screenshot(page))
+    (SCREENSHOTS / f"serve_{width}{'_dark' * dark}.png").write_bytes(screenshot(page))
     page.execute_script(AXE.read_text())
     found = page.execute_async_script("const done = arguments[0]; axe.run().then(done, error => done({error: String(error)}))")
     assert found["violations"] == [], [

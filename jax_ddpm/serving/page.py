@@ -25,10 +25,7 @@ from jax_ddpm.serving.asked import (
     MOST_RESAMPLES,
     NO_CLASS,
     Asked,
-    checked,
     first_asked,
-    inpainting,
-    settled,
 )
 from jax_ddpm.serving.inputs import mask_of, picture_of
 from jax_ddpm.serving.painter import Filling, Painter
@@ -38,7 +35,7 @@ from jax_ddpm.serving.telling import told
 
 WAITING = 8  # of those who have asked; one is drawn for at a time
 SESSIONS = 64  # browser windows of which something is remembered
-HOUR = 3600
+CLEARED_EVERY, LIES = 10, 30  # seconds: how often uploads are looked through, and how old one gets, which is read at once
 HEADS = 2**20  # bytes beside an upload, at most: the head of the form, or what is asked for, a mask within it
 FONTS = ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")  # of the system: none is fetched
 FONTS_OF_CODE = ("Consolas", "Menlo", "DejaVu Sans Mono", "monospace")
@@ -98,15 +95,11 @@ class Page:
     def _run(self, asked: Asked, filling: Filling | None) -> Iterator[Step]:
         painter, way, facts = self._painter, [], None
         try:
-            asked = checked(painter.limits, asked)
-            asked = inpainting(painter.limits, asked) if filling else asked
-            config = settled(painter.config, asked)
+            order = painter.order(asked, filling)
             yield message("Getting ready; a sampler that is new here is compiled first ...", wrong=False), gr.skip()
-            for seen in painter.paint(asked, filling):
+            for seen in painter.paint(order):
                 way.append(seen.xt)
-                facts = facts or told(
-                    config, painter.workdir, painter.weights, painter.step, seen.total, asked, inpaints=filling is not None
-                )
+                facts = facts or told(order, painter.workdir, painter.weights, painter.step, seen.total)
                 ended = seen.done == seen.total
                 yield result(seen, facts, way if ended else ()), seen.xt[0] if ended else gr.skip()
         except InvalidInput as error:
@@ -145,7 +138,7 @@ def make_page(painter: Painter) -> gr.Blocks:
     shape = f"{size}×{size}×{painter.config.data.channels}"
     title = f"Images drawn by {painter.workdir.name}"
     quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "device", "concurrency_limit": 1}
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(CLEARED_EVERY, LIES)) as blocks:
         gr.HTML(
             heading(title, f"The weights of step {painter.step:,}, {painter.weights}, of {painter.workdir}, {shape} pixels.")
         )

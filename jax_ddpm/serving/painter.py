@@ -19,6 +19,7 @@ from jax_ddpm.diffusion.sampling import Standing, begun, go_on
 from jax_ddpm.editor import make_inpaint
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import chosen_labels, make_sampler, num_classes
+from jax_ddpm.figures import WEIGHTS
 from jax_ddpm.generation import Arrays, Prepare, batch_key, frame_steps, from_noise, open_guide
 from jax_ddpm.serving.asked import NO_CLASS, Asked, checked, first_asked, inpainting, limits_of, settled
 from jax_ddpm.trained import Classifier, kind_of_weights, open_run
@@ -49,6 +50,20 @@ class Filling(NamedTuple):
 
     image: np.ndarray
     mask: np.ndarray
+
+
+class Order(NamedTuple):
+    """What is to be drawn, as `Painter.order` has looked it through.
+
+    Attributes:
+      asked: within the limits of the run.
+      config: the settings that it comes to.
+      filling: what is filled in; None where images are drawn from noise alone.
+    """
+
+    asked: Asked
+    config: ConfigDict
+    filling: Filling | None
 
 
 class _Kind(NamedTuple):
@@ -87,7 +102,7 @@ class Painter:
         """
         self._mesh = make_mesh()
         self._params, self.step = open_run(config, workdir, self._mesh)
-        self.weights = {"ema": "averaged", "last": "as the last step left them"}[kind_of_weights(workdir)]
+        self.weights = WEIGHTS[kind_of_weights(workdir)]
         self._guide = open_guide(config, self._mesh)
         from_noise(config, self._guide)
         self.config, self.workdir, self.limits = config, workdir, limits_of(config)
@@ -95,8 +110,20 @@ class Painter:
         self._program = lru_cache(PROGRAMS)(self._compiled)
         self._working, self._closed = threading.Lock(), False
 
-    def paint(self, asked: Asked, filling: Filling | None = None) -> Iterator[Seen]:
-        """Draws the images asked for, and shows STATES states of their chain, the last of which are the images.
+    def order(self, asked: Asked, filling: Filling | None = None) -> Order:
+        """What is asked for, in the settings that it comes to.
+
+        Raises:
+          InvalidInput: something is out of its range, or not to be asked of this run.
+        """
+        asked = checked(self.limits, asked)
+        asked = inpainting(self.limits, asked) if filling else asked
+        if asked.label == NO_CLASS and (filling is None or asked.scale != 1):
+            raise InvalidInput("no class: it is for inpainting without guidance. Expected a class, or every class in turn")
+        return Order(asked, settled(self.config, asked), filling)
+
+    def paint(self, order: Order) -> Iterator[Seen]:
+        """Draws what is ordered, and shows STATES states of the chain, the last of which are the images.
 
         They are those that `--mode sample` draws with the same settings; with `filling`, what `--mode edit --task inpaint`
         makes of that image.
@@ -104,9 +131,9 @@ class Painter:
         After `close` there is nothing more.
 
         Raises:
-          InvalidInput: what is asked for is out of its range, or the settings do not go together.
+          InvalidInput: the settings do not go together.
         """
-        chain = self._chain(asked, filling)
+        chain = self._chain(order)
         while True:
             with self._working:
                 seen = None if self._closed else next(chain, None)
@@ -119,17 +146,13 @@ class Painter:
         self._closed = True
         return self._working.acquire(timeout=patience)
 
-    def _chain(self, asked: Asked, filling: Filling | None) -> Iterator[Seen]:
+    def _chain(self, order: Order) -> Iterator[Seen]:
         """What `paint` shows."""
-        asked = checked(self.limits, asked)
-        asked = inpainting(self.limits, asked) if filling else asked
-        if asked.label == NO_CLASS and (filling is None or asked.scale != 1):
-            raise InvalidInput("no class: it is for inpainting without guidance. Expected a class, or every class in turn")
-        config = settled(self.config, asked)
+        asked, _, filling = order
         guided = self._guide is not None or asked.scale != 1
         resamples = asked.resamples if filling else 1
         program = self._program(_Kind(filling is not None, asked.sampler, asked.steps, asked.images, guided, resamples))
-        given = share_out(_filled_up(_given(config, asked, guided, filling), self._mesh), self._mesh)
+        given = share_out(_filled_up(_given(order, guided), self._mesh), self._mesh)
         key = batch_key(asked.seed, 0)
         arguments = (self._params, self._guide and self._guide.params, given, key)
         standing = program.begin(*arguments)
@@ -177,8 +200,9 @@ def _inpainting(config: ConfigDict, guide: Classifier | None, mesh: Mesh) -> tup
     return task.prepare, task.evaluations
 
 
-def _given(config: ConfigDict, asked: Asked, guided: bool, filling: Filling | None) -> dict[str, np.ndarray]:
+def _given(order: Order, guided: bool) -> dict[str, np.ndarray]:
     """By name, each [count, ...]: what the chains are given."""
+    asked, config, filling = order
     count = asked.images
     none = np.full(count, num_classes(config), np.int32)  # what stands for no class
     given = {"label": none if asked.label == NO_CLASS else chosen_labels(config, count)}

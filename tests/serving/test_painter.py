@@ -1,8 +1,10 @@
 """Chains that are looked at while they run come to what --mode sample and --mode edit make."""
 
+import base64
 import json
 import logging
 import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from jax_ddpm.errors import InvalidInput
 from jax_ddpm.pictures import save_png
 from jax_ddpm.serving.asked import NO_CLASS, Asked, settled
 from jax_ddpm.serving.painter import STATES, Filling, Painter
-from jax_ddpm.serving.telling import command
+from jax_ddpm.serving.telling import command, told
 from tests.commands.test_command_line import run
 from tests.test_generation import leave_run, tiny
 
@@ -27,7 +29,7 @@ def painter(conditional):
 
 
 def painted(painter, asked, filling=None):
-    return list(painter.paint(asked, filling))
+    return list(painter.paint(painter.order(asked, filling)))
 
 
 def test_it_draws_what_the_command_that_it_names_draws(painter, conditional, monkeypatch):
@@ -91,6 +93,26 @@ def test_it_fills_in_what_mode_edit_fills_in(painter, conditional, tmp_path):
     kept = filling.mask == 0
     np.testing.assert_array_equal(end.xt[0][kept], filling.image[kept])
     assert np.abs(end.xt[0][~kept].astype(float) - filling.image[~kept]).mean() > 10
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])  # without guidance of no class, with it of every class in turn
+def test_it_fills_in_what_the_command_that_it_names_fills_in(painter, conditional, tmp_path, monkeypatch, scale):
+    """Of several images the first, from the picture and the mask as they are given to be kept."""
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 1), np.uint8)
+    painter.config.runtime.cpu_devices = 4  # as here
+    order = painter.order(
+        Asked("ddim", 6, 3, seed=9, scale=scale), Filling(image, np.diag([255] * 8).astype(np.uint8)[..., None])
+    )
+    *_, end = painter.paint(order)
+    said = told(order, conditional, painter.weights, painter.step, end.total)
+    for name, source in said.files:
+        (tmp_path / name).write_bytes(base64.b64decode(source.removeprefix("data:image/png;base64,")))
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as here
+    typed = [str(tmp_path / word) if word in dict(said.files) else word for word in shlex.split(said.command)]
+    status, out, error = run(*typed[2:])
+    assert status == 0, error
+    results = np.load(Path(out.split("picture: ")[1].strip()).parent / "samples.npz")["arr_0"]
+    np.testing.assert_array_equal(results, end.xt[:1])
 
 
 def test_another_seed_class_or_scale_compiles_nothing(painter, caplog):
@@ -174,7 +196,7 @@ def test_it_knows_which_weights_it_draws_with(decay, weights, tmp_path):
 
 def test_when_it_is_closed_a_chain_goes_no_further(conditional):
     painter = Painter(read_config(conditional), conditional)
-    chain = painter.paint(Asked("ddim", 4, 1, 0))
+    chain = painter.paint(painter.order(Asked("ddim", 4, 1, 0)))
     assert next(chain).done == 0
     assert painter.close(0)
     assert painter.close(0) is False  # as when a part were still at work

@@ -41,6 +41,14 @@ def test_at_its_end_there_are_the_images_their_way_and_the_command():
     assert "run.py" in html
 
 
+def test_the_files_that_the_command_needs_can_be_kept():
+    named = (("picture.png", "data:image/png;base64,AA"), ("mask.png", "data:image/png;base64,BB"))
+    html = result(Seen(20, 20, WAY[-1], WAY[-1]), TOLD._replace(files=named), WAY)
+    assert re.findall(r'<a href="([^"]*)" download="([^"]*)">', html) == [(source, name) for name, source in named]
+    assert "The first image, by the command line" in html
+    assert "download" not in result(Seen(5, 20, WAY[0], WAY[1]), TOLD._replace(files=named))
+
+
 def test_nothing_of_a_run_is_taken_for_html():
     html = result(Seen(20, 20, WAY[-1], WAY[-1]), TOLD, WAY)
     assert "<script>" not in html

@@ -1,15 +1,20 @@
 """What is said of pictures, and the command that makes them again."""
 
+import base64
+import io
 import shlex
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
 from jax_ddpm.config import read_config, write_config
-from jax_ddpm.serving.asked import NO_CLASS, Asked, settled
-from jax_ddpm.serving.telling import command, told
+from jax_ddpm.serving.asked import IN_TURN, NO_CLASS, Asked, settled
+from jax_ddpm.serving.painter import Filling, Order
+from jax_ddpm.serving.telling import command, filling_command, told
 from tests.test_generation import tiny
 
 ASKED = Asked("ddim", 5, 3, 7, 1, 2.5)
@@ -56,7 +61,7 @@ def test_the_command_comes_to_the_same_settings(workdir, asked, groups, monkeypa
 
 def test_it_is_said_of_what_the_pictures_came(workdir):
     config = settled(read_config(workdir), ASKED)
-    facts, typed = told(config, workdir, "as the last step left them", 1234, 10, ASKED, inpaints=False)
+    facts, typed, files = told(Order(ASKED, config, None), workdir, "as the last step left them", 1234, 10)
     assert dict(facts) == {
         "weights": f"{workdir}, as the last step left them, step 1,234",
         "sampler": "ddim, 5 steps, 10 evaluations of the network",
@@ -64,10 +69,33 @@ def test_it_is_said_of_what_the_pictures_came(workdir):
         "guidance": "scale 2.5",
         "seed": "7",
     }
-    assert typed == command(config, workdir)
-    facts, typed = told(
-        config, workdir, "averaged", 1234, 10, ASKED._replace(label=NO_CLASS, scale=1.0, resamples=4), inpaints=True
-    )
+    assert (typed, files) == (command(config, workdir), ())
+
+
+def test_of_what_is_filled_in_there_are_the_command_and_its_files(workdir):
+    asked = ASKED._replace(label=NO_CLASS, scale=1.0, resamples=4)
+    image, mask = np.arange(192, dtype=np.uint8).reshape(8, 8, 3), np.eye(8, dtype=np.uint8)[..., None] * np.uint8(255)
+    order = Order(asked, settled(read_config(workdir), asked), Filling(image, mask))
+    facts, typed, files = told(order, workdir, "averaged", 1234, 10)
     assert dict(facts)["class"] == "none"
     assert dict(facts)["resamples"] == "4, stretches of 10 steps"
-    assert typed == ""
+    words = shlex.split(typed)
+    assert words[:10] == [
+        *("python", "run.py", "--mode", "edit", "--workdir", str(workdir)),
+        *("--task", "inpaint", "--images", "picture.png"),
+    ]
+    assert words[10:12] == ["--mask", "mask.png"]
+    assert {"--config.edit.resamples=4", "--config.edit.seed=7", "--config.sampler.name=ddim"} <= set(words[12:])
+    assert not any(word.startswith(("--config.sample.", "--config.edit.task", "--config.edit.labels")) for word in words)
+    for (name, source), expected in zip(files, (image, mask[..., 0]), strict=True):
+        assert name in words
+        with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), expected)
+
+
+@pytest.mark.parametrize(("label", "typed"), [(IN_TURN, ["0,"]), (3, ["3,"]), (NO_CLASS, [])])
+def test_the_command_tells_the_class_that_the_first_image_has(workdir, label, typed):
+    asked = ASKED._replace(label=label)
+    order = Order(asked, settled(read_config(workdir), asked), None)
+    words = shlex.split(filling_command(order, workdir))
+    assert [word.partition("=")[2] for word in words if word.startswith("--config.edit.labels")] == typed
