@@ -28,7 +28,7 @@ PATIENCE = 30.0  # seconds between two times that a growing text is written anew
 
 
 class NotWritten(InvalidInput):
-    """Object storage did not take a file."""
+    """A disk or object storage did not take a file."""
 
 
 def is_first_process() -> bool:
@@ -78,14 +78,27 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
+@contextlib.contextmanager
+def refusal_told(path: Path) -> Iterator[None]:
+    """Within it, what a disk says of a file that it does not take, because it is full or for want of a right, is NotWritten."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(f"{path} could not be written: {_first_line(error)}") from error
+
+
 def make_directory(path: Path) -> Path:
     """Makes a folder that every process then sees, and none saw before all had come here.
 
     Object storage knows no folders: there are names, of which several may begin alike.
+
+    Raises:
+      NotWritten: the disk does not take it.
     """
     wait_for_all(f"to make {path}")
     if is_first_process() and not is_remote(path):
-        path.mkdir(parents=True, exist_ok=True)
+        with refusal_told(path):
+            path.mkdir(parents=True, exist_ok=True)
     wait_for_all(f"until {path} is made")
     return path
 
@@ -99,19 +112,22 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> Path:
       save: writes the file to the path that it is given, which is a local one.
     Returns:
       path.
+    Raises:
+      NotWritten: the disk, or object storage, does not take it; what was there stays.
     """
     if not is_first_process():
         return path
-    if is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            partial = Path(folder) / path.name
-            save(partial)
-            _send(partial, path)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    save(partial)
-    return partial.replace(path)
+    with refusal_told(path):
+        if is_remote(path):
+            with tempfile.TemporaryDirectory() as folder:
+                partial = Path(folder) / path.name
+                save(partial)
+                _send(partial, path)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        save(partial)
+        return partial.replace(path)
 
 
 @contextlib.contextmanager
@@ -145,7 +161,8 @@ def move(directory: Path, target: Path) -> None:
             storage.cp_file(name, aim + name.removeprefix(source))
         storage.rm(source, recursive=True)
     else:
-        directory.rename(target)
+        with refusal_told(target):
+            directory.rename(target)
 
 
 def write_json(path: Path, values: Any, *, allow_nan: bool = True) -> Path:
@@ -179,9 +196,14 @@ class GrowingText:
         self._file = local.open("a")
 
     def add(self, line: str) -> None:
-        """A line more; on a local disk it is there at once, on object storage after PATIENCE seconds or by `flush`."""
-        self._file.write(line + "\n")
-        self._file.flush()
+        """A line more; on a local disk it is there at once, on object storage after PATIENCE seconds or by `flush`.
+
+        Raises:
+          NotWritten: the disk, or object storage, does not take it.
+        """
+        with refusal_told(self._path):
+            self._file.write(line + "\n")
+            self._file.flush()
         self._text += f"{line}\n" if is_remote(self._path) else ""
         if time.monotonic() - self._written > PATIENCE:
             self.flush()
@@ -194,7 +216,7 @@ class GrowingText:
 
     def close(self) -> None:
         """Ends it."""
-        with self._file:
+        with refusal_told(self._path), self._file:
             self.flush()
 
 

@@ -64,7 +64,12 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
     data = experiment.make_batches(config, source, mesh)
-    with stop_on_signals() as stop, closing(data), Checkpoints(workdir / "checkpoints", **keep) as checkpoints:
+    with (
+        stop_on_signals() as stop,
+        closing(data),
+        Checkpoints(workdir / "checkpoints", **keep) as checkpoints,
+        checkpoints.last_told(),
+    ):
         like = abstract_state(config, mesh)
         state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
@@ -150,7 +155,6 @@ def _train(
     """Trains from `state` on, logging, saving and drawing, where there is something to draw, as the config says."""
     train = config.train
     with (
-        checkpoints.last_told(),
         MetricsWriter(workdir, int(state.step)) as writer,
         Progress(int(state.step), train.steps, train.batch_size, seconds_at_peak(config, mesh)) as progress,
     ):

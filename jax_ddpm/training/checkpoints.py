@@ -81,11 +81,17 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def last_told(self) -> Iterator[None]:
-        """Within it, another file that could not be written is told together with the last whole checkpoint."""
+        """Within it, another file that could not be written is told together with the last whole checkpoint.
+
+        One that is still being written may become whole, and is waited for; not where there are other processes, which may
+        have to be told before it can.
+        """
         try:
             yield
         except NotWritten as error:
-            raise NotWritten(f"{error}\n{self._last_on_disk()}") from error
+            if jax.process_count() == 1:
+                self._finish_writing()
+            raise NotWritten(f"{error}\n{self._how_to_go_on()}") from error
 
     def _finish_writing(self) -> None:
         with self._failed_writes_told():
@@ -99,6 +105,10 @@ class Checkpoints:
         except Exception:  # the storage that could not be written to may not let itself be read either
             return "Which checkpoint is the last whole one cannot be learned now"
         return f"The last whole checkpoint is that of step {max(steps)}" if steps else "No checkpoint is whole yet"
+
+    def _how_to_go_on(self) -> str:
+        remedy = "See to the storage" if self._is_remote else "Make room"
+        return f"{self._last_on_disk()}. {remedy}, and go on by the same command"
 
     def save(self, state: TrainState, data: grain.DatasetIterator, config: dict[str, Any]) -> None:
         """Copies everything to the host and returns; writing goes on in the background.
@@ -212,10 +222,8 @@ class Checkpoints:
         except Exception as error:
             if not (self._is_remote or isinstance(error, (OSError, ValueError, RuntimeError))):
                 raise
-            remedy = "See to the storage" if self._is_remote else "Make room"
             raise InvalidInput(
-                f"a checkpoint could not be written into {self._manager.directory}: {_line(error)}\n"
-                f"{self._last_on_disk()}. {remedy}, and go on by the same command"
+                f"a checkpoint could not be written into {self._manager.directory}: {_line(error)}\n{self._how_to_go_on()}"
             ) from error
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
-from jax_ddpm.files import GrowingText, LocalFolder, is_first_process
+from jax_ddpm.files import PATIENCE, GrowingText, LocalFolder, is_first_process, refusal_told
 
 FILE_NAME = "metrics.jsonl"
 
@@ -25,8 +28,7 @@ class MetricsWriter:
         kept = "".join(json.dumps(row) + "\n" for row in read_metrics(workdir) if row["step"] <= start)
         self._lines = GrowingText(workdir / FILE_NAME, kept)
         self._folder = LocalFolder(workdir / "tensorboard")
-        place, first = str(self._folder.path), is_first_process()
-        self._events = tensorboardX.SummaryWriter(place, purge_step=start + 1, write_to_disk=first)
+        self._events = _Events(self._folder.path, start + 1)
 
     def __enter__(self) -> "MetricsWriter":
         """Itself."""
@@ -47,12 +49,52 @@ class MetricsWriter:
         """One line, {"step": …, name: value, …}."""
         self._lines.add(json.dumps({"step": step, **metrics}))
         for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+            self._events.add(Event(step=step, summary=summary.scalar(name, value)))
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """[H, W, C] uint8, for TensorBoard."""
-        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.add(Event(step=step, summary=summary.image(name, image, dataformats="HWC")))
         self._events.flush()
+
+
+class _Events:
+    """A file of TensorBoard's events, which the first process writes.
+
+    tensorboardX' own writer has a thread for it, which dies where the disk is full; the run would then wait for it for ever.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        """Begins a file; of older ones TensorBoard shows nothing from step `first` on."""
+        self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._flushed = time.monotonic()
+        if is_first_process():
+            with refusal_told(self._path):
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = RecordWriter(str(self._path))
+        self.add(Event(file_version="brain.Event:2"))
+        self.add(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, event: Event) -> None:
+        """An event more; it is there after PATIENCE seconds or by `flush`."""
+        event.wall_time = time.time()
+        if is_first_process():
+            with refusal_told(self._path):
+                self._file.write(event.SerializeToString())
+        if time.monotonic() - self._flushed > PATIENCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is not there yet."""
+        self._flushed = time.monotonic()
+        if is_first_process():
+            with refusal_told(self._path):
+                self._file.flush()
+
+    def close(self) -> None:
+        """Ends it."""
+        if is_first_process():
+            with refusal_told(self._path):
+                self._file.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

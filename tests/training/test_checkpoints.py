@@ -137,6 +137,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_it_used(damage, ite
         chex.assert_trees_all_equal(checkpoints.restore_ema(like.ema_params), (make_state(2, seed=5).ema_params, 2))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 def test_who_only_reads_moves_nothing(tmp_path, capsys):
     save_two(tmp_path / "checkpoints")
     largest_file(tmp_path / "checkpoints/2/ema").unlink()
