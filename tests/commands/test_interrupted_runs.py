@@ -1,9 +1,10 @@
-"""Runs that are killed, at any moment, and taken up again: they end with the very parameters of a run left alone."""
+"""Runs that are ended, at any moment, and taken up again: they end with the very parameters of a run left alone."""
 
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,15 @@ def watch(event, args):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(watch)
+sys.path.insert(0, ".")
+runpy.run_path("run.py", run_name="__main__")
+"""
+
+# Runs run.py where no file grows beyond so many bytes. Compiled programs are not kept, or they would be cut short too.
+FULL_DISK = """
+import os, resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = str(2**40)
 sys.path.insert(0, ".")
 runpy.run_path("run.py", run_name="__main__")
 """
@@ -136,4 +146,30 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(number, unbroken, tmp_path
     assert (workdir / f"checkpoints/{stopped_at}").is_dir()
     out = finish(["run.py", f"--workdir={workdir}"])
     assert f"going on from the checkpoint of step {stopped_at}" in out
+    assert_same_end(workdir, unbroken)
+
+
+def test_where_the_disk_is_full_the_last_checkpoint_is_told_and_the_run_goes_on_when_there_is_room(unbroken, tmp_path):
+    """Lines of metrics.jsonl are what a run writes most often, and so what finds no room."""
+    workdir = tmp_path / "run"
+    shutil.copytree(unbroken, workdir)
+    shutil.rmtree(workdir / f"checkpoints/{STEPS}")
+    going_on = STEPS - 10
+    metrics = workdir / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    room = sum(map(len, lines[going_on : going_on + 3])) + 30  # for three lines more, whose figures have some digits more
+    longest = json.dumps(json.loads(lines[0]) | {"padding": " " * 4_000_000}) + "\n"  # so that nothing else grows as large
+    metrics.write_text("".join([longest, *lines[1:]]))
+    full = sum(map(len, [longest, *lines[1:going_on]])) + room
+
+    arguments = command(workdir, **{"train.checkpoint_every": 2})[1:]
+    process = start(["-c", FULL_DISK, str(full), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, out
+    assert "Traceback" not in out, out
+    assert f"error: {metrics} could not be written: OSError: [Errno 27] File too large" in out
+    assert f"The last whole checkpoint is that of step {going_on + 2}. Make room, and go on by the same command" in out
+    assert int(last_state(workdir)[0].step) == going_on + 2
+
+    assert f"going on from the checkpoint of step {going_on + 2}" in finish(command(workdir))
     assert_same_end(workdir, unbroken)

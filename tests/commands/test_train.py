@@ -14,6 +14,7 @@ from jax_ddpm import experiment, objective
 from jax_ddpm.commands import train
 from jax_ddpm.config import read_config, write_config
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.files import NotWritten
 from jax_ddpm.step_program import new_state
 from jax_ddpm.training.logging import read_metrics
 from jax_ddpm.training.sharding import make_mesh, replicated, split_batch, to_devices
@@ -104,6 +105,15 @@ def test_a_run_is_not_continued_as_another(group, name, old, new, trained):
     with pytest.raises(InvalidInput, match=rf"other settings:\n  {group}.{name}: the run has {old}, now given {new}"):
         train.main(config, trained)
     assert (trained / "config.json").read_bytes() == before
+
+
+def test_what_cannot_be_written_before_the_first_step_is_told_with_the_last_checkpoint_too(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run/environment.json").unlink()
+    (tmp_path / "run/environment.json").mkdir()
+    told = r"environment.json could not be written: IsADirectoryError.*\nThe last whole checkpoint is that of step 6. Make room"
+    with pytest.raises(NotWritten, match=told):
+        train.main(make_tiny_config(steps=8), tmp_path / "run")
 
 
 def test_a_run_goes_on_with_another_warm_up_and_more_steps(tmp_path):
