@@ -20,6 +20,7 @@ LAYOUTS = {  # name: (how, data, fsdp, rules)
     "2": ("jit", 2, 1, ()),
     "4": ("jit", 4, 1, ()),
     "8": ("jit", 8, 1, ()),
+    "fsdp 2": ("jit", 1, 2, (".*=largest",)),
     "fsdp 8": ("jit", 1, 8, (".*=largest",)),
     "2×2": ("jit", 2, 2, (".*=largest",)),
     "4×2": ("jit", 4, 2, ("conv_in.*kernel=3", "time=whole", ".*=largest")),
