@@ -20,7 +20,7 @@ DRAWING = [name for name in NAMES if not experiment.is_classifier(read_config(ZO
 
 
 def test_there_are_networks():
-    assert set(NAMES) >= {"fashion_mnist", "fashion_mnist_conditional", "fashion_mnist_judge"}
+    assert set(NAMES) >= {"emoji", "fashion_mnist", "fashion_mnist_conditional", "fashion_mnist_judge"}
 
 
 @pytest.mark.parametrize("name", NAMES)
