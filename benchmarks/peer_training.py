@@ -1,7 +1,8 @@
 """The same network, data, batches, steps and optimizer, trained here and in diffusers' way; both judged by our evaluator.
 
     make .venv-parity/installed
-    .venv-parity/bin/python -m benchmarks.peer_training --workdir runs/peer
+    .venv-parity/bin/python -m benchmarks.peer_training --config digits --workdir runs/peer_digits
+    .venv-parity/bin/python -m benchmarks.peer_training --config fashion_mnist --workdir runs/peer_fashion_mnist
 
 "In diffusers' way" is what its example for unconditional image generation does: UNet2DModel, DDPMScheduler.add_noise, the mean
 square error of the noise, AdamW, clipping at norm 1, EMAModel, on PyTorch's own threads. It is given our batches in our order,
@@ -10,6 +11,7 @@ one command of ours says how likely both find images that were held out.
 """
 
 import argparse
+import importlib
 import json
 import time
 from collections.abc import Iterator
@@ -26,7 +28,6 @@ from diffusers.training_utils import EMAModel
 from ml_collections import ConfigDict
 
 from benchmarks.speed.networks import peer_network
-from configs import fashion_mnist
 from jax_ddpm import experiment
 from jax_ddpm.commands import evaluate, train
 from jax_ddpm.config import read_config, write_config
@@ -39,9 +40,11 @@ from jax_ddpm.training.weights import FILE_NAME, write_weights
 LAST = 200  # steps whose mean is called the final loss
 
 
-def make_config(steps: int) -> ConfigDict:
-    """configs/fashion_mnist.py with the loss and the learning rate of diffusers' example."""
-    config = fashion_mnist.get_config()
+def make_config(name: str, steps: int, seed: int) -> ConfigDict:
+    """A file of configs/ without classes, with the loss and the learning rate of diffusers' example."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.seed = seed
+    config.model.update(class_conditional=False, label_dropout=0.0)
     config.diffusion.update(loss="eps", variance="fixed_small")
     config.train.update(steps=steps, decay="constant", ema_decay=0.995, log_every=LAST, checkpoint_every=steps)
     config.train.update(sample_every=0, sample_count=16)
@@ -116,14 +119,16 @@ def bits_per_dim(workdir: Path, count: int, draws: int) -> str:
 def main() -> None:
     """Trains both, one after the other, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="the name of a file of configs/")
     parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--count", type=int, default=2000, help="held-out images to judge by")
     parser.add_argument("--draws", type=int, default=64, help="terms of the bound drawn for each")
     given = parser.parse_args()
     if given.workdir.exists() or given.steps % LAST:
         parser.error(f"expected a --workdir that is not there yet, and --steps a multiple of {LAST}")
-    config = make_config(given.steps)
+    config = make_config(given.config, given.steps, given.seed)
     configure(0, "", config.train.batch_size)
     ours, theirs = given.workdir / "jax_ddpm", given.workdir / "diffusers"
 
