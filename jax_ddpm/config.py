@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from jax_ddpm.errors import InvalidInput, did_you_mean
 from jax_ddpm.files import absolute, place, write_json
+from jax_ddpm.training.checkpoint_config import newest_config
 
 FILE_NAME = "config.json"
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
@@ -230,15 +231,23 @@ def write_config(config: ConfigDict, workdir: Path) -> None:
     write_json(workdir / FILE_NAME, to_dict(config))
 
 
+def kept_at(workdir: Path) -> Path | None:
+    """The file with the settings of the run in `workdir`; that of its newest checkpoint where there is no other; or None."""
+    path = workdir / FILE_NAME
+    return path if path.is_file() else newest_config(workdir / "checkpoints")
+
+
 def read_config(workdir: Path) -> ConfigDict:
-    """The settings kept in `workdir`.
+    """The settings kept in `workdir`, beside its checkpoints or in them.
 
     Raises:
       InvalidInput: none are kept there, or they hold a key or a type that this version does not know.
     """
-    path = workdir / FILE_NAME
-    if not path.is_file():
-        raise InvalidInput(f"no run at {absolute(workdir)}: expected a {FILE_NAME} there. Train one with --config FILE")
+    path = kept_at(workdir)
+    if path is None:
+        raise InvalidInput(
+            f"no run at {absolute(workdir)}: expected a {FILE_NAME} there, or checkpoints. Train one with --config FILE"
+        )
     try:
         return merge(default_config(), json.loads(path.read_text()))
     except (json.JSONDecodeError, InvalidInput) as error:

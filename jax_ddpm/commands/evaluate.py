@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm.commands.sample import draw, how_drawn
-from jax_ddpm.config import FILE_NAME, default_config, read_config
+from jax_ddpm.config import default_config, kept_at, read_config
 from jax_ddpm.data.sources.source import Source
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.feature_reports import prepare
@@ -98,7 +98,7 @@ def evaluate_file(config: ConfigDict, workdir: Path, mesh: Mesh) -> Path:
       InvalidInput: there is nothing to compare them with, or a metric is of a run's own samples.
     """
     file = images_at(config.eval.samples)
-    if not (config.eval.reference or (workdir / FILE_NAME).is_file()):
+    if not config.eval.reference and kept_at(workdir) is None:
         raise InvalidInput(f"--samples={file}: say what to compare them with, --reference=FILE.npz, a folder or a data set")
     samples = open_images(config.eval.samples, config)
     _fit_to(config, samples)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -156,6 +157,13 @@ def test_sampling_needs_nothing_but_the_workdir(trained):
     assert status == 0, error
     assert f"samples: {trained}/samples/step_0000006_seed_9/grid.png" in out
     assert (trained / "samples/step_0000006_seed_9/00002.png").exists()
+
+
+def test_nor_anything_in_it_but_the_checkpoints(trained, tmp_path):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    status, _, error = run("--mode", "sample", "--workdir", str(tmp_path), "--config.sample.count=1")
+    assert status == 0, error
+    assert (tmp_path / "samples/step_0000006_seed_0/00000.png").exists()
 
 
 def test_describe_prints_the_network_and_trains_nothing():

@@ -1,6 +1,7 @@
 """Drawing images from a workdir and nothing else."""
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jax_ddpm.commands import sample
-from jax_ddpm.config import read_config
+from jax_ddpm.config import read_config, to_dict
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.checkpoints import Checkpoints
 from tests.commands.conftest import make_tiny_config
@@ -99,6 +100,14 @@ def test_the_config_file_of_the_run_will_do_too(trained):
     config = make_tiny_config()
     config.sample.count = 1
     assert sample.draw(config, trained).labels == [0]
+
+
+def test_checkpoints_alone_open_with_the_settings_that_lie_in_them(trained, tmp_path):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    config = read_config(tmp_path)
+    assert to_dict(config) == json.loads((trained / "config.json").read_text())
+    assert config.to_dict() == read_config(trained).to_dict(), "tuples are tuples again"
+    np.testing.assert_array_equal(draw(tmp_path, seed=1, count=2).images, draw(trained, seed=1, count=2).images)
 
 
 def test_another_chain_than_the_one_trained_is_refused(trained):

@@ -1,6 +1,8 @@
 """Checkpoints give back, bit for bit, what was put in, whatever happens to it while it is being written."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ import pytest
 from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.training.checkpoint_config import newest_config
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.state import create_state
@@ -57,7 +60,20 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
     chex.assert_trees_all_equal(average, make_state(3, seed=5).ema_params)
     chex.assert_trees_all_equal(next(resumed), following)
     assert state.params["w"].sharding.is_equivalent_to(replicated(make_mesh()), 2)
-    assert (tmp_path / "3" / "config" / "metadata").read_text().count("steps") == 1
+    assert json.loads(newest_config(tmp_path).read_text()) == CONFIG
+
+
+def test_the_config_of_the_newest_whole_checkpoint_that_has_one_is_found(tmp_path):
+    assert newest_config(tmp_path / "none") is None
+    with Checkpoints(tmp_path, keep_last=3) as checkpoints:
+        for step in (9, 10):  # by number, and not by name
+            checkpoints.save(make_state(step), make_data(), {"saved at": step})
+    shutil.copytree(tmp_path / "10", tmp_path / "11.orbax-checkpoint-tmp")  # as a kill leaves it
+    assert json.loads(newest_config(tmp_path).read_text()) == {"saved at": 10}
+    shutil.rmtree(tmp_path / "10/config")
+    assert json.loads(newest_config(tmp_path).read_text()) == {"saved at": 9}
+    shutil.rmtree(tmp_path / "9")
+    assert newest_config(tmp_path) is None
 
 
 def test_buffers_may_be_donated_as_soon_as_save_returns(tmp_path):

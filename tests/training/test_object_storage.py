@@ -4,6 +4,7 @@ import pytest
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.files import NotWritten, place
+from jax_ddpm.training.checkpoint_config import newest_config
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.logging import MetricsWriter
 from jax_ddpm.training.object_storage import is_unreachable
@@ -19,7 +20,9 @@ def test_what_is_left_half_written_is_cleared_away(storage):
     with Checkpoints(directory, keep_last=3) as checkpoints:
         for step in (1, 2):
             checkpoints.save(make_state(step, seed=step), make_data(), CONFIG)
+    assert newest_config(directory) == directory / "2/config/metadata"
     (directory / "2/commit_success.txt").unlink()
+    assert newest_config(directory) == directory / "1/config/metadata"
     with Checkpoints(directory, read_only=True) as checkpoints:
         assert checkpoints.latest_step == 1
     assert find(directory, "2"), "who only reads leaves it"
