@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -199,8 +200,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     # A schedule where there is no warm-up too, so that the optimizer's state has one form and a run may change its settings.
     warm = optax.linear_schedule(0.0, 1.0, train.warmup_steps) if train.warmup_steps else optax.constant_schedule(1.0)
     clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
-    betas = {"b1": train.adam_b1, "b2": train.adam_b2, "eps": train.adam_eps}
-    betas |= {"mu_dtype": choose("train.adam_mu_dtype", train.adam_mu_dtype, DTYPES)}
+    mu_dtype = choose("train.adam_mu_dtype", train.adam_mu_dtype, DTYPES)
+    # A number of Python's takes the type of what it multiplies, and .9 in bfloat16 is .8984: the mean would be 1.5 % too small.
+    b1 = train.adam_b1 if mu_dtype == jnp.float32 else np.float32(train.adam_b1)
+    betas = {"b1": b1, "b2": train.adam_b2, "eps": train.adam_eps, "mu_dtype": mu_dtype}
     adam = optax.adamw(lambda n: train.learning_rate * warm(n) * decay(n), **betas, weight_decay=train.weight_decay)
     return optax.chain(clip, adam)
 

@@ -133,18 +133,67 @@ GRADIENTS = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
 START = np.array([1.0, -2.0, 0.5, 3.0], np.float32)
 
 
-@pytest.mark.parametrize("warmup", [0, 2])
-@pytest.mark.parametrize(("decay", "weight_decay"), [("constant", 0.0), ("constant", 0.3), ("linear", 0.3)])
-def test_the_optimizer_is_adam_with_decoupled_weight_decay_by_hand(warmup, decay, weight_decay):
-    params, first, second = START.astype(np.float64), 0, 0
+def five_updates_by_hand(*, warmup=0, decay="constant", weight_decay=0.0, kept_as=np.float64):
+    """In float64, but that the first moment is kept from step to step as another type."""
+    params, first, second = START.astype(np.float64), np.zeros(4), np.zeros(4)
     for n, gradient in enumerate(GRADIENTS.astype(np.float64)):
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         direction = first / (1 - 0.9 ** (n + 1)) / (np.sqrt(second / (1 - 0.999 ** (n + 1))) + 1e-8)
         rate = 0.1 * (min(n / warmup, 1) if warmup else 1) * (1 - n / 6 if decay == "linear" else 1)
         params = params - rate * (direction + weight_decay * params)
+        first = first.astype(kept_as).astype(np.float64)
+    return params
+
+
+# Adam divides by √v, from 1 - .999ⁿ: the float32 of that is off by 2^-24/.001 = 6e-5 of itself, half of it in the root.
+ROUNDED_OFF = 5e-5
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+@pytest.mark.parametrize(("decay", "weight_decay"), [("constant", 0.0), ("constant", 0.3), ("linear", 0.3)])
+def test_the_optimizer_is_adam_with_decoupled_weight_decay_by_hand(warmup, decay, weight_decay):
+    expected = five_updates_by_hand(warmup=warmup, decay=decay, weight_decay=weight_decay)
     found = five_updates(optimizer_of(warmup_steps=warmup, decay=decay, weight_decay=weight_decay), GRADIENTS, START)
-    # Adam divides by √v, from 1 - .999ⁿ: the float32 of that is off by 2^-24/.001 = 6e-5 of itself, half of it in the root.
-    np.testing.assert_allclose(found, params, rtol=0, atol=5e-5)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDED_OFF)
+
+
+def test_with_the_first_moment_in_bfloat16_it_is_adam_by_hand_that_rounds_it_after_each_step():
+    found = five_updates(optimizer_of(adam_mu_dtype="bfloat16"), GRADIENTS, START)
+    np.testing.assert_allclose(found, five_updates_by_hand(kept_as=jnp.bfloat16), rtol=0, atol=ROUNDED_OFF)
+    assert np.abs(found - five_updates_by_hand()).max() > 3 * ROUNDED_OFF, "which is something else"
+
+
+def moments_after(gradients, start):
+    """Adam's state with its first moment in bfloat16 after all of these gradients, and its first moment after each."""
+    optimizer = optimizer_of(adam_mu_dtype="bfloat16")
+
+    def update(state, gradient):
+        _, state = optimizer.update(gradient, state, start)
+        return state, state[1][0].mu
+
+    state, firsts = jax.jit(lambda: jax.lax.scan(update, optimizer.init(start), jnp.asarray(gradients)))()
+    return state[1][0], firsts
+
+
+def test_a_first_moment_in_bfloat16_is_the_mean_of_the_gradients_and_not_less():
+    gradients = 1 + np.random.default_rng(2).normal(size=(600, 128)).astype(np.float32)
+    _, firsts = moments_after(gradients, jnp.zeros(128))
+    assert firsts.dtype == jnp.bfloat16
+    expected, sums = np.zeros(128), []
+    for gradient in gradients.astype(np.float64):
+        expected = 0.9 * expected + 0.1 * gradient
+        sums.append(expected)
+    # What is rounded off, 2^-9 of each, goes up and down, and is hardly correlated. .9 in bfloat16 would take 1.5 % off.
+    assert np.mean(np.asarray(firsts, np.float64)[100:]) == pytest.approx(np.mean(sums[100:]), rel=1e-3)
+
+
+def test_the_second_moment_stays_float32_for_in_bfloat16_it_would_never_fall():
+    gradients = np.concatenate([np.ones((1, 4)), np.zeros((1000, 4))]).astype(np.float32)
+    state, _ = moments_after(gradients, jnp.zeros(4))
+    assert state.nu.dtype == jnp.float32
+    np.testing.assert_allclose(state.nu, 0.001 * 0.999**1000, rtol=1e-4)  # a thousand products, each off by 6e-8
+    kept = jnp.bfloat16(0.001)
+    assert jnp.bfloat16(0.999 * float(kept)) == kept, "a change of less than 2^-9 is lost"
 
 
 def test_without_weight_decay_it_is_adam_bit_for_bit():

@@ -30,10 +30,11 @@ def make_data():
     return batches(digits("test"), batch_size=4, image_size=8, channels=1, seed=0, prefetch=2)
 
 
-def make_state(step=0, seed=0):
+def make_state(step=0, seed=0, optimizer=OPTIMIZER):
     params = {"w": jax.random.normal(jax.random.key(seed), (64, 64)), "b": jnp.float32(seed)}
-    state = create_state(params, OPTIMIZER, jax.random.key(seed))
-    state = state.replace(step=jnp.int32(step), ema_params=jax.tree.map(lambda x: x / 2, params))
+    state = create_state(params, optimizer, jax.random.key(seed))
+    _, moments = optimizer.update(params, state.opt_state)
+    state = state.replace(step=jnp.int32(step), ema_params=jax.tree.map(lambda x: x / 2, params), opt_state=moments)
     return jax.device_put(state, replicated(make_mesh()))
 
 
@@ -42,22 +43,25 @@ def plain(state):
     return state.replace(key=jax.random.key_data(state.key))
 
 
-def test_everything_comes_back_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("optimizer", [OPTIMIZER, optax.adam(1e-3, mu_dtype=jnp.bfloat16)], ids=["float32", "bfloat16"])
+def test_everything_comes_back_bit_for_bit(optimizer, tmp_path):
+    saved = make_state(3, seed=5, optimizer=optimizer)
     data = make_data()
     for _ in range(3):
         next(data)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(make_state(3, seed=5), data, CONFIG)
+        checkpoints.save(saved, data, CONFIG)
     following = next(data)
 
     resumed = make_data()
-    like = abstract(make_state(), replicated(make_mesh()))
+    like = abstract(make_state(optimizer=optimizer), replicated(make_mesh()))
     with Checkpoints(tmp_path) as checkpoints:
         state = checkpoints.restore(like, resumed)
         average, step = checkpoints.restore_ema(like.ema_params)
     assert step == 3
-    chex.assert_trees_all_equal(plain(state), plain(make_state(3, seed=5)))
-    chex.assert_trees_all_equal(average, make_state(3, seed=5).ema_params)
+    chex.assert_trees_all_equal(plain(state), plain(saved), strict=True)
+    assert np.abs(np.asarray(state.opt_state[0].mu["w"], np.float32)).max() > 0.1, "its moments are of gradients"
+    chex.assert_trees_all_equal(average, saved.ema_params)
     chex.assert_trees_all_equal(next(resumed), following)
     assert state.params["w"].sharding.is_equivalent_to(replicated(make_mesh()), 2)
     assert json.loads(newest_config(tmp_path).read_text()) == CONFIG
