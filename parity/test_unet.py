@@ -169,6 +169,37 @@ SCHEDULERS = {
 }
 
 
+def printed_code(config, workdir, capsys) -> str:
+    """The lines with which an export opens, as they are printed."""
+    capsys.readouterr()
+    export_weights.main(config, workdir)
+    return capsys.readouterr().out.partition("they open with:\n")[2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("classes", [0, 5])
+def test_the_printed_lines_draw_by_the_whole_chain_and_of_each_class(classes, dtype, tmp_path, capsys, monkeypatch):
+    model = theirs(
+        {"block_out_channels": (8, 16), "layers_per_block": 1, "num_class_embeds": classes or None, **blocks((0, 1))}
+    )
+    DDPMPipeline(model, DDPMScheduler(num_train_timesteps=7)).save_pretrained(tmp_path / "theirs")
+    config = imported(tmp_path / "theirs", tmp_path / "run")
+    config.export_weights.update(to="diffusers", out=str(tmp_path / "it's here"), dtype=dtype)
+    code = printed_code(config, tmp_path / "run", capsys)
+    asked, forward = [], UNet2DModel.forward
+
+    def watched(network, x, t, class_labels=None):
+        asked.append((x.shape, int(t), None if class_labels is None else class_labels.tolist()))
+        return forward(network, x, t, class_labels)
+
+    monkeypatch.setattr(UNet2DModel, "forward", watched)
+    made = {}
+    exec(code, made)
+    assert asked == [((classes or 1, 3, 16, 16), t, list(range(classes)) if classes else None) for t in reversed(range(7))]
+    assert [(image.size, image.mode) for image in made["images"]] == [((16, 16), "RGB")] * (classes or 1)
+    assert all(np.std(image) > 10 for image in made["images"])
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
 def test_the_noise_comes_over_and_goes_back(scheduler, tmp_path):
     model = theirs({"block_out_channels": (8,), "layers_per_block": 1, **blocks((0,))})

@@ -1,5 +1,6 @@
 """--mode export_weights: the weights of a run, with its settings, in a folder of their own."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from safetensors.numpy import save
 from jax_ddpm.artifact import PROGRAM, export_sampler, write_artifact
 from jax_ddpm.config import default_config, write_config
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.experiment import make_network, make_schedule
+from jax_ddpm.experiment import image_shape, make_network, make_schedule, num_classes
 from jax_ddpm.files import place, write_json, write_whole
 from jax_ddpm.generation import open_guide
 from jax_ddpm.interop.diffusers import to_diffusers
@@ -46,6 +47,9 @@ PLACES = (
 )
 
 
+MANY = 16  # images that the printed lines draw; or one of each class, where those are fewer
+
+
 def main(config: ConfigDict, workdir: Path) -> None:
     """Writes `export_weights.out`: weights and settings, all that sampling, editing, evaluating and training further need.
 
@@ -64,13 +68,13 @@ def main(config: ConfigDict, workdir: Path) -> None:
         raise InvalidInput(f"{out} holds a run, whose checkpoints come before a file of weights: name another folder by --out")
     weights = open_run(config, workdir, make_mesh(), average=config.export_weights.average)
     path, size = form.write(config, weights, out), sum(leaf.size for leaf in jax.tree.leaves(weights.params))
-    average, mode = config.export_weights.average, mode_of_use(config)
+    average = config.export_weights.average
     found = found_by_evaluation(workdir, weights.step) if average else {}
-    use = Use(form.library, form.language, form.use.format(folder=out.name, mode=mode))
+    use = Use(form.library, form.language, form.use(config, out.name))
     card = write_model_card(out, model_card(config, out.name, weights.step, size, use, found, average=average))
     print(f"{size:,} parameters of step {weights.step} as {stored}, {len(path.read_bytes()) / 1e6:.2f} MB: {path}")
     print(f"what they are: {card}")
-    print(f"they open with:\n{form.use.format(folder=out, mode=mode)}")
+    print(f"they open with:\n{form.use(config, str(out))}")
 
 
 def _as_run(config: ConfigDict, weights: Weights, out: Path) -> Path:
@@ -104,31 +108,50 @@ def _as_program(config: ConfigDict, weights: Weights, out: Path) -> Path:
     return write_artifact(out, export_sampler(config, params, weights.step, guide, average=average))
 
 
+def _use_run(config: ConfigDict, folder: str) -> str:
+    return f"python run.py {mode_of_use(config)} --workdir {shlex.quote(folder)}"
+
+
+def _use_diffusers(config: ConfigDict, folder: str) -> str:
+    """Their pipeline takes 1,000 steps where nothing is said, and tells the network no labels: with classes it is its loop."""
+    classes, (height, width, channels) = num_classes(config), image_shape(config)
+    if not classes:
+        steps = "" if config.diffusion.steps == 1000 else f"num_inference_steps={config.diffusion.steps}"
+        return f"from diffusers import DDPMPipeline\n\nimages = DDPMPipeline.from_pretrained({folder!r})({steps}).images"
+    return f"""import torch
+from diffusers import DDPMPipeline
+
+pipeline = DDPMPipeline.from_pretrained({folder!r})
+labels = torch.arange({min(classes, MANY)})  # one for each image, of 0..{classes - 1}
+x = torch.randn(len(labels), {channels}, {height}, {width})
+pipeline.scheduler.set_timesteps({config.diffusion.steps})
+with torch.no_grad():
+    for t in pipeline.scheduler.timesteps:
+        x = pipeline.scheduler.step(pipeline.unet(x, t, class_labels=labels).sample, t, x).prev_sample
+images = pipeline.numpy_to_pil((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())"""
+
+
+def _use_program(config: ConfigDict, folder: str) -> str:
+    path = f"{folder}/{PROGRAM}"
+    return f"""import jax.export, numpy as np
+
+sampler = jax.export.deserialize(open({path!r}, 'rb').read())
+images = sampler.call(np.uint32(0), np.uint32(0), np.zeros({MANY}, np.int32))  # seed, batch, labels"""
+
+
 class Format(NamedTuple):
-    """A way to write weights: what writes them, what opens them, and by which lines of which language."""
+    """A way to write weights: what writes them, what opens them, and by which lines of which language, told the folder."""
 
     write: Callable[[ConfigDict, Weights, Path], Path]
     library: str
     language: str
-    use: str
+    use: Callable[[ConfigDict, str], str]
 
 
 FORMATS = {
-    "safetensors": Format(_as_run, "jax_ddpm", "bash", "python run.py {mode} --workdir {folder}"),
-    "diffusers": Format(
-        _as_diffusers,
-        "diffusers",
-        "python",
-        "from diffusers import DDPMPipeline\n\nimages = DDPMPipeline.from_pretrained('{folder}')().images",
-    ),
-    "stablehlo": Format(
-        _as_program,
-        "jax",
-        "python",
-        "import jax.export, numpy as np\n\n"
-        f"sampler = jax.export.deserialize(open('{{folder}}/{PROGRAM}', 'rb').read())\n"
-        "images = sampler.call(np.uint32(0), np.uint32(0), np.zeros(16, np.int32))  # seed, batch, labels",
-    ),
+    "safetensors": Format(_as_run, "jax_ddpm", "bash", _use_run),
+    "diffusers": Format(_as_diffusers, "diffusers", "python", _use_diffusers),
+    "stablehlo": Format(_as_program, "jax", "python", _use_program),
 }
 
 

@@ -5,7 +5,9 @@ import sys
 import types
 
 import chex
+import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from jax_ddpm.commands import export_weights, sample, train
 from jax_ddpm.config import read_config
@@ -41,6 +43,33 @@ def test_the_folder_is_laid_out_as_a_pipeline_is(folder):
         "unet/diffusion_pytorch_model.safetensors",
     ]
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
+
+
+def test_the_lines_that_open_it_are_of_its_kind(trained, folder):
+    """That they run is shown where diffusers is, in parity/."""
+    config, use = read_config(trained), export_weights.FORMATS["diffusers"].use
+    code = use(config, folder.name)
+    assert code in (folder / "README.md").read_text()
+    assert "labels = torch.arange(10)  # one for each image, of 0..9\nx = torch.randn(len(labels), 1, 8, 8)\n" in code
+    assert "scheduler.set_timesteps(8)" in code
+    config.data.class_names = tuple(map(str, range(1000)))
+    assert "torch.arange(16)  # one for each image, of 0..999\n" in use(config, "there")
+    config.model.class_conditional, config.guidance.classifier = False, "a guide, whose classes are not the network's"
+    for steps, said in ((8, "num_inference_steps=8"), (1000, ""), (4000, "num_inference_steps=4000")):
+        config.diffusion.steps = steps
+        assert use(config, "it's there").endswith(f"""DDPMPipeline.from_pretrained("it's there")({said}).images""")
+
+
+def test_as_float16_each_number_is_the_nearest_and_comes_back(trained, folder, tmp_path):
+    halved = exported(trained, tmp_path / "half", dtype="float16")
+    whole, half = ((each / "unet/diffusion_pytorch_model.safetensors").read_bytes() for each in (folder, halved))
+    whole, half = load(whole), load(half)
+    assert {tensor.dtype for tensor in half.values()} == {np.dtype(np.float16)}
+    for name, tensor in whole.items():
+        np.testing.assert_array_equal(half[name], tensor.astype(np.float16))
+    imported(halved, tmp_path / "back")
+    kernel = open_run(read_config(tmp_path / "back"), tmp_path / "back", make_mesh()).params["conv_in"]["kernel"]
+    np.testing.assert_array_equal(kernel, half["conv_in.weight"].astype(np.float32).transpose(2, 3, 1, 0))
 
 
 def test_what_comes_back_is_what_left(trained, back):
