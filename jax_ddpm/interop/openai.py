@@ -29,7 +29,8 @@ _FIXED = {
 _LINEAR, _COSINE = {"schedule": "linear", "steps": 1000}, {"schedule": "cosine", "steps": 1000}
 _LONG = {"schedule": "cosine", "steps": 4000}
 # What the tensors of the published networks do not tell, by what they do: (channels, multipliers, whether the image changes its
-# size within blocks, levels with attention, whether it enlarges).
+# size within blocks, levels with attention, whether it enlarges). LSUN's of guided-diffusion are the same tensors as ImageNet's
+# without classes, and of these it is that there is no dropout.
 _PUBLISHED: dict[tuple[Any, ...], dict[str, Any]] = {
     (128, (1, 2, 2, 2), False, 2, False): {"size": 32, "heads": 4, "dropout": 0.3, "time_scale": 0.25, "diffusion": _LONG},
     (128, (1, 2, 3, 4), False, 2, False): {"size": 64, "heads": 4, "time_scale": 0.25, "diffusion": _LONG},

@@ -1,10 +1,20 @@
 """What the public code of three families of networks makes of weights that both sides can draw.
 
 Kept are the names and shapes of each network's tensors and what it gives, float32; the weights and the inputs follow from their
-names by `made`. To make the files anew, with PyTorch, where the repositories openai/improved-diffusion, openai/guided-diffusion
-and ermongroup/ddim lie beside each other in a folder, once for each of them:
+names by `made`. Of the networks that OpenAI published, see `published.py`, there are the names and shapes alone. To make the
+files anew, with PyTorch, where the three repositories lie beside each other in a folder, once for each of them:
 
     python -m tests.interop.golden.make FOLDER improved-diffusion
+
+These commits, the newest of each repository, make what is kept bit for bit, on two threads of PyTorch 2.13; on one thread, or
+without oneDNN, it differs by up to 1e-6 of the largest value:
+
+    openai/improved-diffusion  1bc7bbbdc414d83d4abf2ad8cc1446dc36c4e4d5
+    openai/guided-diffusion    22e0df8183507e13a7813f8d38d51b072ca1e67c
+    ermongroup/ddim            e8df66cf02e457719930748b5c26e37e3126dfdd
+
+The networks themselves were last changed before: those of improved-diffusion and ddim by their first commits, those of
+guided-diffusion by 18ff408 (before it there is no first level of half the channels).
 """
 
 import importlib
@@ -17,9 +27,17 @@ from typing import Any
 
 import numpy as np
 
+from tests.interop.golden.published import PUBLISHED, parsed
+
 HERE = Path(__file__).parent
 NORMS = ("norm.weight", "norm1.weight", "norm2.weight", "norm_out.weight", "layers.0.weight", "out.0.weight")
 T, LABELS = np.array([3, 999]), np.array([4, 0])
+TRUTH = {"True": True, "False": False}
+DEFAULTS = {  # what gives the flags that are not named, by what makes a network of them
+    "create_model_and_diffusion": "model_and_diffusion_defaults",
+    "sr_create_model_and_diffusion": "sr_model_and_diffusion_defaults",
+    "create_classifier_and_diffusion": "classifier_and_diffusion_defaults",
+}
 ADM = {"use_scale_shift_norm": True, "resblock_updown": True}
 
 
@@ -48,11 +66,26 @@ def keep(name: str, model: Any, *labels: Any, size: int = 8, **small: np.ndarray
     np.savez(HERE / f"{name}.npz", out=out.numpy(), shapes=json.dumps(shapes))
 
 
+def keep_shapes(family: str) -> None:
+    """Has the published networks of a family made by its own code, from their flags and without memory; keeps their shapes."""
+    torch, script = importlib.import_module("torch"), importlib.import_module(f"{family.replace('-', '_')}.script_util")
+    kept = {}
+    for name, network in PUBLISHED.items():
+        if network.family == family:
+            usual = getattr(script, DEFAULTS[network.maker])()
+            said = {flag: type(usual[flag])(TRUTH.get(value, value)) for flag, value in parsed(network.flags).items()}
+            with torch.device("meta"):
+                model, _ = getattr(script, network.maker)(**usual | said)
+            kept[name] = json.dumps({key: tuple(value.shape) for key, value in model.state_dict().items()})
+    np.savez_compressed(HERE / f"{family}.npz", **kept)
+
+
 def improved_diffusion() -> None:
     """Attention at the coarser of two levels, four heads; and without scale and shift, at the finer one, one head."""
     net = importlib.import_module("improved_diffusion.unet").UNetModel
     keep("improved", net(3, 32, 6, 1, (2,), channel_mult=(1, 2), num_heads=4, use_scale_shift_norm=True))
     keep("improved_without_scale", net(3, 32, 3, 2, (1,), channel_mult=(1, 1), num_heads=1, num_classes=5), LABELS)
+    keep_shapes("improved-diffusion")
 
 
 def guided_diffusion() -> None:
@@ -64,6 +97,7 @@ def guided_diffusion() -> None:
     enlarging = nets.SuperResModel(8, 3, 32, 6, 1, (2,), channel_mult=(1, 2), num_heads=4, **ADM)
     keep("adm_enlarging", enlarging, low_res=image("low_res", 2))
     keep("classifier", nets.EncoderUNetModel(8, 3, 32, 7, 2, (2,), channel_mult=(1, 2), pool="attention", **heads, **ADM))
+    keep_shapes("guided-diffusion")
 
 
 def ddim() -> None:
