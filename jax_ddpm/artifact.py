@@ -44,7 +44,7 @@ def export_sampler(
     classes.
 
     Args:
-      params: the network's, which become part of the program.
+      params: the network's, which become part of the program in the type that they have; it computes with them in float32.
       step: how many steps they were trained for.
       guide: the classifier that guides, if any does; it becomes part of the program too.
       average: whether the parameters are the averaged ones; else they are those that the last step left.
@@ -54,7 +54,8 @@ def export_sampler(
     draw = make_draw(config, guide)
 
     def program(seed: jax.Array, batch: jax.Array, labels: jax.Array) -> jax.Array:
-        images, _ = draw(params, guide and guide.params, labels, batch_key(seed, batch))
+        whole = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.float32), params)
+        images, _ = draw(whole, guide and guide.params, labels, batch_key(seed, batch))
         return jnp.rint(jnp.clip(images, -1, 1) * 127.5 + 127.5).astype(jnp.uint8)
 
     number = jax.ShapeDtypeStruct((), jnp.uint32)

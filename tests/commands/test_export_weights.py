@@ -49,7 +49,7 @@ def test_the_page_has_what_was_found_of_the_weights(trained, tmp_path):
 
 def test_the_whole_sampler_is_a_program(trained, tmp_path, capsys):
     config = read_config(trained)
-    config.export_weights.update(out=str(tmp_path), to="stablehlo", average=False)
+    config.export_weights.update(out=str(tmp_path), to="stablehlo", average=False, dtype="float16")
     config.sampler.update(name="ddim", steps=2)
     export_weights.main(config, trained)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", PROGRAM, DESCRIPTION]
@@ -57,6 +57,11 @@ def test_the_whole_sampler_is_a_program(trained, tmp_path, capsys):
     made = {}
     exec(code, made)
     assert (made["images"].shape, made["images"].dtype) == ((16, 8, 8, 1), np.uint8)
+    run = export(trained, tmp_path / "run", average=False, dtype="float16")
+    config.sample.update(count=16, batch_size=16, seed=0, labels=(0,))
+    # Another program, with float32 rounded elsewhere: one grey level where the value lies between two.
+    np.testing.assert_allclose(made["images"].astype(int), sample.draw(config, run).images.astype(int), atol=1)
+    assert re.search(r"constant dense.*xf16>", made["sampler"].mlir_module()), "kept in half the room"
     assert json.loads((tmp_path / DESCRIPTION).read_text())["weights"] == "last"
     assert "| Weights | as they were after the last step |" in (tmp_path / "README.md").read_text()
 
