@@ -22,6 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import torch
+
+from parity import torchvision_alone  # noqa: F401  before anything imports torchvision, as diffusers does
+
+# isort: split
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
