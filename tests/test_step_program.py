@@ -1,4 +1,4 @@
-"""How much of a device's peak a run makes use of."""
+"""The step that a run compiles: what it does with the state that it is given, and how much of a device's peak it uses."""
 
 import jax
 import numpy as np
@@ -6,10 +6,10 @@ import pytest
 
 from jax_ddpm import experiment
 from jax_ddpm.commands import train
-from jax_ddpm.step_program import model_flops, seconds_at_peak
+from jax_ddpm.step_program import abstract_state, compile_step, model_flops, new_state, seconds_at_peak
 from jax_ddpm.training.chips import CHIPS, Chip
 from jax_ddpm.training.logging import read_metrics
-from jax_ddpm.training.sharding import make_mesh
+from jax_ddpm.training.sharding import make_mesh, to_devices
 from tests.commands.conftest import make_tiny_config
 
 
@@ -50,3 +50,18 @@ def test_utilisation_is_logged_where_the_peak_is_known(monkeypatch, tmp_path, ca
     assert f"{row['flop_utilisation']:.1%} of peak FLOP/s" in capsys.readouterr().out
     config.model.dtype = "bfloat16"
     assert seconds_at_peak(config, make_mesh()) == pytest.approx(model_flops(config) / (4 * 2 * flops_a_second))
+
+
+@pytest.mark.parametrize(("parallel", "fsdp"), [("jit", 1), ("jit", 4), ("pmap", 1)])
+def test_the_new_state_takes_the_place_of_the_one_that_the_step_is_given(parallel, fsdp):
+    config = make_tiny_config(parallel=parallel)
+    config.data.class_names = tuple("0123456789")
+    config.mesh.update(fsdp=fsdp, rules=(".*=largest",) if fsdp > 1 else ())
+    mesh = make_mesh(fsdp=fsdp)
+    like = abstract_state(config, mesh)
+    step = compile_step(config, mesh, like)
+    state = jax.device_put(new_state(config), jax.tree.map(lambda leaf: leaf.sharding, like))
+    batch = to_devices(next(experiment.make_batches(config, experiment.make_source(config))), mesh)
+    following, _ = step(state, batch)
+    assert {leaf.is_deleted() for leaf in jax.tree.leaves(state)} == {True}
+    assert int(following.step) == 1

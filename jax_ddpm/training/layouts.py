@@ -87,7 +87,8 @@ def by_pmap(make_step: MakeStep, mesh: Mesh, state: Any, batch: Any) -> Callable
         mean=partial(jax.lax.pmean, axis_name=axis),
         key=lambda key: jax.random.fold_in(key, jax.lax.axis_index(axis)),
     )
-    step = jax.pmap(make_step(layout), axis, in_axes=(None, 0), out_axes=(None, None), devices=list(mesh.devices.flat))
+    axes: dict[str, Any] = {"in_axes": (None, 0), "out_axes": (None, None)}
+    step = jax.pmap(make_step(layout), axis, **axes, devices=list(mesh.devices.flat), donate_argnums=0)
 
     def parts(batch: Any) -> Any:
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)

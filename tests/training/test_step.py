@@ -200,13 +200,6 @@ def test_sharding_the_batch_changes_nothing_and_compiles_once(accumulate):
     assert ours.params["w"].sharding.is_equivalent_to(whole, 1)
 
 
-def test_donated_buffers_are_given_up():
-    optimizer = optax.sgd(0.1)
-    state = new_state(optimizer)
-    jax.jit(make_step(optimizer), donate_argnums=0)(state, BATCH)
-    assert state.params["w"].is_deleted()
-
-
 def test_randomness_depends_on_the_step_and_the_seed_alone():
     optimizer = optax.sgd(0.0)
     step = jax.jit(make_step(optimizer))
