@@ -13,7 +13,9 @@ from jax_ddpm.command_line import check_name
 from jax_ddpm.commands import MODES
 from jax_ddpm.config import default_config
 from jax_ddpm.errors import InvalidInput
-from tests.commands.conftest import ROOT
+from tests.commands.conftest import ROOT, tiny_flags
+from tests.commands.test_interrupted_runs import finish
+from tests.training.test_profiling import steps_traced
 
 
 def run(*arguments):
@@ -164,6 +166,13 @@ def test_nor_anything_in_it_but_the_checkpoints(trained, tmp_path):
     status, _, error = run("--mode", "sample", "--workdir", str(tmp_path), "--config.sample.count=1")
     assert status == 0, error
     assert (tmp_path / "samples/step_0000006_seed_0/00000.png").exists()
+
+
+def test_a_trace_of_the_steps_asked_for_is_written(tmp_path):
+    settings = {"train.steps": 4, "train.sample_every": 0, "profile.start": 2, "profile.steps": 2}
+    out = finish(["run.py", "--config=configs/digits.py", f"--workdir={tmp_path}", *tiny_flags(**settings)])
+    assert f"trace: {tmp_path}/profile" in out
+    assert steps_traced(tmp_path / "profile") == [2, 3]
 
 
 def test_describe_prints_the_network_and_trains_nothing():

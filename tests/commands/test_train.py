@@ -147,6 +147,14 @@ def test_losses_that_are_no_numbers_are_left_out_and_many_of_them_stop_the_run(t
     assert int(state.step) == last
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.opt_state)))
 
+    config.train.steps = last + 2
+    with pytest.raises(InvalidInput, match="values are not finite"):  # of the images that are drawn when all is saved
+        train.main(config, tmp_path)
+    ended, _ = last_state(tmp_path)
+    assert int(ended.step) == last + 2, "of a run that ends in the midst of them it is saved,"
+    chex.assert_trees_all_equal(ended.replace(step=last), state)
+    assert (tmp_path / f"checkpoints/{last}").is_dir(), "beside the one from before"
+
 
 def test_the_train_step_of_a_config_is_traced_once():
     config = make_tiny_config(accumulate=2)
