@@ -18,7 +18,7 @@ from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.checkpoint_config import newest_config
 from jax_ddpm.training.checkpoints import Checkpoints
-from jax_ddpm.training.sharding import abstract, make_mesh, replicated
+from jax_ddpm.training.sharding import abstract, make_mesh, replicated, split_state
 from jax_ddpm.training.state import create_state
 from tests.commands.conftest import ROOT
 
@@ -78,6 +78,22 @@ def test_the_config_of_the_newest_whole_checkpoint_that_has_one_is_found(tmp_pat
     assert json.loads(newest_config(tmp_path).read_text()) == {"saved at": 9}
     shutil.rmtree(tmp_path / "9")
     assert newest_config(tmp_path) is None
+
+
+@pytest.mark.parametrize("parts", [1, 4], ids=["whole", "split"])
+def test_what_four_devices_saved_comes_back_on_one_and_on_two(parts, tmp_path):
+    def lay(state, mesh):
+        return split_state(state, mesh, (".*=largest",))
+
+    state = make_state(3, seed=5)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(jax.device_put(state, lay(state, make_mesh(fsdp=parts))), make_data(), CONFIG)
+    for data, fsdp in ((1, 1), (2, 1), (1, 2)):
+        mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            restored = checkpoints.restore(abstract(state, lay(state, mesh)), make_data())
+        assert [shard.data.shape for shard in restored.params["w"].addressable_shards] == [(64, 64 // fsdp)] * data * fsdp
+        chex.assert_trees_all_equal(plain(restored), plain(state))
 
 
 def test_buffers_may_be_donated_as_soon_as_save_returns(tmp_path):
