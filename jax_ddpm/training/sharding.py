@@ -138,18 +138,7 @@ def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 def to_devices(own: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch (a tree of NumPy arrays), as part of arrays over all devices; see `own_rows`."""
-    sharding = split_batch(mesh)
-
-    def place(x: np.ndarray) -> jax.Array:
-        size = len(x) * mesh.size // len(mesh.local_devices)
-        rows = own_rows(size, mesh)
-
-        def part(index: Any) -> np.ndarray:
-            return x[np.searchsorted(rows, np.arange(size)[index[0]])]
-
-        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
-
-    return jax.tree.map(place, own)
+    return jax.make_array_from_process_local_data(split_batch(mesh), own)
 
 
 def share_out(whole: Any, mesh: Mesh) -> Any:

@@ -317,6 +317,23 @@ def test_processes_together_read_what_one_would_row_by_row(shares, flip):
             chex.assert_trees_all_equal(part, {name: values[rows] for name, values in whole.items()})
 
 
+@pytest.mark.parametrize("rows", [[0, 1], [1, 3], [2]], ids=str)
+def test_a_process_reads_its_own_rows_and_no_others(rows):
+    """One image after the other, as a single thread comes to them, those that it makes ahead among them."""
+    read = []
+
+    def note(number):
+        read.append(number)
+        return NUMBERED.read(number)
+
+    given = stream(dataclasses.replace(NUMBERED, read=note), rows=rows, workers=1)
+    got = labels(given, 2 * COUNT)
+    given.close()
+    expected = np.array(labels(stream(), 4 * COUNT)).reshape(-1, 4)[:, rows].ravel().tolist()
+    assert read[: len(got)] == got == expected[: len(got)]
+    assert read == expected[: len(read)]
+
+
 def test_the_position_of_one_process_is_that_of_all():
     here, there = stream(rows=[0, 1]), stream()
     for _ in range(COUNT):
