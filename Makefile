@@ -3,7 +3,7 @@
 # make lint   runs the linter and the type checker
 # make parity compares the samplers, step by step, with diffusers' schedulers, and reads sets that other libraries wrote
 # make bench  measures train step and sampler beside those on PyTorch, and beside what the machine can do; docs/speed.md
-# make plan   compiles the train step for pods of TPU v5e, on any machine, and says what training would take; an hour or more
+# make plan   compiles train steps for slices of TPU v4, v5p, v6e and v5e, on any machine, and says what training would take; an hour or more
 # make browser opens the pages of --mode report, compare and serve in Chromium, which has to be there, and checks what a person meets
 # make environments gets all that parity and browser need
 # make soak   ends a run of two processes 200 times, at random, and checks that nothing is lost; about an hour on two cores
@@ -40,11 +40,17 @@ bench: .venv-parity/installed
 
 # At one number of images a chip, so that what a chip does can be compared; see docs/scaling.md.
 plan: .venv/installed .libtpu/installed
-	for planned in cifar:2x4:512 cifar:16x16:16384 imagenet64_improved:2x4:128 imagenet64_improved:16x16:4096; do \
-		set -- `echo $$planned | tr : ' '`; \
-		TPU_LIBRARY_PATH=.libtpu/libtpu/libtpu.so $(BIN)/python run.py --mode plan --config configs/$$1.py --topology v5e:$$2 \
-			--config.train.batch_size=$$3 --workdir runs/plan_$$1_v5e_$$2 || exit 1; \
-	done
+	$(call planned,digits,v4:2x2x4,256) $(SMALL)
+	$(call planned,digits,v5p:2x2x4,256) $(SMALL)
+	$(call planned,digits,v6e:2x4,128) $(SMALL)
+	$(call planned,cifar,v5e:2x4,512)
+	$(call planned,cifar,v5e:16x16,16384)
+	$(call planned,imagenet64_improved,v5e:2x4,128)
+	$(call planned,imagenet64_improved,v5e:16x16,4096)
+
+planned = TPU_LIBRARY_PATH=.libtpu/libtpu/libtpu.so $(BIN)/python run.py --mode plan --config configs/$(1).py --topology $(2) \
+	--config.train.batch_size=$(3) --workdir runs/plan_$(1)_$(subst :,_,$(2))
+SMALL := --config.model.channels=8 --config.model.multipliers="(1,)" --config.model.groups=4 --config.model.attention_resolutions="(8,)"
 
 # The compiler for TPUs that fits the JAX that is installed; beside .venv, where every start of JAX would have it complain.
 .libtpu/installed: .venv/installed

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import re
+from types import SimpleNamespace
 
 import jax
 import pytest
+from jax.errors import JaxRuntimeError
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training import topologies
@@ -57,6 +59,49 @@ def test_without_libtpu_it_is_said_how_to_get_the_one_that_fits(monkeypatch):
     named = [row for row in importlib.metadata.requires("jax") if row.startswith("libtpu")]
     assert re.fullmatch(r"libtpu==[\d.]+\*", libtpu_requirement())
     assert any(row.startswith(libtpu_requirement()) for row in named)
+
+
+@pytest.fixture
+def asked_for(monkeypatch, tmp_path):
+    """What libtpu would be asked for, by a stand-in for it that has one device for each of what it is asked for."""
+    library, asked = tmp_path / "libtpu.so", []
+    library.touch()
+    monkeypatch.setattr(topologies.os, "environ", {"TPU_LIBRARY_PATH": str(library), "TPU_WORKER_HOSTNAMES": "mine"})
+
+    def describe(*names, **told):
+        if told["chips_per_host_bounds"] == (1, 1, 1):
+            raise JaxRuntimeError("INVALID_ARGUMENT: no such topology\nand more of it")
+        asked.append((*names, told))
+        return SimpleNamespace(devices=["a device"])
+
+    monkeypatch.setattr(topologies.topologies, "get_topology_desc", describe)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "cores", "machine"),
+    [
+        ("v4:2x2x4", "megacore", (2, 2, 1)),
+        ("v5p:2x2x4", "megacore", (2, 2, 1)),
+        ("v5p:2x1x1", "megacore", (2, 1, 1)),
+        ("v5e:2x4", "default", (2, 2, 1)),
+        ("v6e:1x2", "default", (1, 2, 1)),
+    ],
+)
+def test_libtpu_is_told_what_a_device_is_and_how_large_a_machine(name, cores, machine, asked_for):
+    found = find_topology(name)
+    assert asked_for == [(name, "tpu", {"chip_config_name": cores, "chips_per_host_bounds": machine})]
+    assert (found.devices, found.chip) == (["a device"], CHIPS[name.split(":")[0]])
+    assert topologies.os.environ["TPU_SKIP_MDS_QUERY"] == "1"
+    assert topologies.os.environ["TPU_WORKER_HOSTNAMES"] == "mine", "what is said already stays"
+
+
+def test_a_slice_that_libtpu_does_not_know_is_told_with_one_that_it_does(asked_for):
+    expected = (
+        "--topology=v5p:3x3x3: libtpu knows no such slice (INVALID_ARGUMENT: no such topology). Expected one that is to be"
+    )
+    with pytest.raises(InvalidInput, match=re.escape(f"{expected} had, such as v5p:2x2x4")):
+        find_topology("v5p:3x3x3")
 
 
 def test_a_path_that_leads_nowhere(monkeypatch, tmp_path):
