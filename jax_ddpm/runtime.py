@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -25,6 +26,7 @@ KEEP_FREED = {
     -4: 0,  # M_MMAP_MAX: no block is mapped apart from the heap
     -1: -1,  # M_TRIM_THRESHOLD: what is free at its end stays
 }
+TOGETHER = 300  # seconds within which all processes have to have been started
 
 
 def configure(cpu_devices: int, compilation_cache: str, batch_size: int, *, cpu_alone: bool = False) -> None:
@@ -89,7 +91,8 @@ def join(
     Returns:
       How many processes there are, where that was given; else 1, for to ask JAX would start the devices.
     Raises:
-      InvalidInput: not all three are given, they do not fit together, or the others are not to be reached.
+      InvalidInput: not all three are given, they do not fit together, or the port of the first process is taken. Where the
+        others do not come, it is told and this process ended.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -104,21 +107,48 @@ def join(
     if missing and os.environ.get("SLURM_NTASKS") == "1":
         return 1  # JAX would take one device for a task, of all that there are
     jax.config.update("jax_enable_preemption_service", stop_together)
+    who = f"all {processes}" if processes else "all of the job"
+    where = f"at --coordinator={coordinator}" if coordinator else "where JAX found it"
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process_id,
-            cluster_detection_method=None if missing else "deactivate",  # which would choose this one's devices too
-            heartbeat_timeout_seconds=timeout,
-        )
+        with _told_when_alone(
+            f"Expected {who} within {TOGETHER} s, and to reach the first {where}, by a port that is free there"
+        ):
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process_id,
+                cluster_detection_method=None if missing else "deactivate",  # which would choose this one's devices too
+                initialization_timeout=2 * TOGETHER,  # never reached: see `_told_when_alone`
+                heartbeat_timeout_seconds=timeout,
+            )
     except ValueError as error:
         if missing and "should be defined" in str(error):  # which is how JAX says that it found nothing
             return 1
         raise
-    except JaxRuntimeError as error:
-        raise InvalidInput(f"the processes did not come together: {str(error).splitlines()[0]}") from error
     return processes or 1
+
+
+@contextlib.contextmanager
+def _told_when_alone(expected: str) -> Iterator[None]:
+    """Within it the processes come together. Where they do not in TOGETHER seconds, this one ends and says what was expected.
+
+    JAX itself would abort it, and say that another had died.
+    """
+
+    def end() -> None:
+        print(f"error: the processes did not come together. {expected}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    keep_freed_memory()  # the threads begin here
+    timer = threading.Timer(TOGETHER, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except JaxRuntimeError as error:
+        raise InvalidInput(f"the processes did not come together: {str(error).splitlines()[0]}. {expected}") from error
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

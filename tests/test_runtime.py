@@ -1,6 +1,8 @@
 """What JAX is told before it starts."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 
@@ -62,6 +64,30 @@ def test_memory_that_is_freed_is_kept_for_the_next():
         for given in ([], ["kept"])
     )
     assert kept < 100 < usual
+
+
+ALONE = """
+import sys
+from jax_ddpm import runtime
+runtime.TOGETHER = 2
+for number in (0, 1):  # at a port that is taken, then where nobody answers
+    try:
+        runtime.join(sys.argv[1], 2, number, timeout=100)
+    except runtime.InvalidInput as error:
+        print(error)
+"""
+
+
+def test_processes_that_do_not_come_together_say_who_was_expected_where_and_until_when():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run([sys.executable, "-c", ALONE, address], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    expected = f"Expected all 2 within 2 s, and to reach the first at --coordinator={address}, by a port that is free there\n"
+    assert re.fullmatch(f"the processes did not come together: UNKNOWN: .*[.] {re.escape(expected)}", done.stdout), done.stderr
+    assert done.stderr.endswith(f"error: the processes did not come together. {expected}")
+    assert done.returncode == 1
 
 
 def test_a_negative_number_of_devices():
