@@ -42,6 +42,8 @@ class Checkpoints:
         directory = absolute(directory) if read_only else make_directory(absolute(directory))
         self._is_remote = is_remote(directory)
         open_to_orbax(directory)
+        commit = commit_by_file() if self._is_remote else None
+        self._reader = _reader(commit)
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
@@ -51,7 +53,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,
                 create=False,
                 read_only=read_only,
-                atomicity_options=commit_by_file() if self._is_remote else None,
+                atomicity_options=commit,
             ),
         )
 
@@ -66,6 +68,7 @@ class Checkpoints:
         """
         if kind is not None and jax.process_count() > 1:
             return
+        self._reader.close()
         self._finish_writing()
         self._manager.close()
 
@@ -169,7 +172,7 @@ class Checkpoints:
             items["digest"] = ocp.args.JsonRestore()
         found, why = {}, ""
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            found = self._reader.restore(self._manager.directory / str(step), args=ocp.args.Composite(**items))
         except (JaxRuntimeError, MemoryError, PermissionError):
             raise  # it may be whole
         except Exception as error:  # each of Orbax' parts has another one for what it cannot read
@@ -229,6 +232,20 @@ class Checkpoints:
 
 class Damaged(Exception):
     """A checkpoint is not what was written."""
+
+
+def _reader(commit: ocp.options.AtomicityOptions | None) -> ocp.Checkpointer:
+    """What reads for this process alone, whatever the others find.
+
+    By the manager each would wait at the end for the others. Where the state is split they read other files, and one whose
+    files are damaged never comes there.
+    """
+    number = jax.process_index()
+    alone: dict[str, Any] = {
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(primary_host=number, active_processes={number}),
+        "atomicity_options": commit,
+    }
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(**alone)), **alone)
 
 
 def _line(error: Exception) -> str:
