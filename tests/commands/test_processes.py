@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import chex
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,9 +17,7 @@ from PIL import Image
 from jax_ddpm.commands import evaluate
 from jax_ddpm.config import read_config
 from jax_ddpm.data.sources.digits import digits
-from jax_ddpm.sample_reports import make_nearest
 from jax_ddpm.training.logging import read_metrics
-from jax_ddpm.training.sharding import make_mesh
 from tests.commands.conftest import last_state, tiny_flags
 from tests.commands.test_evaluate_features import judged
 from tests.commands.test_interrupted_runs import start, wait_for_step
@@ -140,33 +139,43 @@ def test_two_processes_judge_samples_as_one_does(trained_classifier, tmp_path):
     assert two.keys() == one.keys()
 
 
-def test_two_processes_evaluate_a_run_as_one_does(trained, tmp_path):
-    """Of the images that the two have drawn together one process finds the same neighbours; and others it finds as likely."""
-    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("samples", "evaluation"))
-    flags = ["--mode=evaluate", f"--workdir={tmp_path}/run", "--config.eval.metrics=nearest,bits_per_dim"]
-    settings = {"eval.count": 11, "eval.batch_size": 8, "sample.count": 9, "runtime.cpu_devices": DEVICES // 2}
-    first, second = outputs(
-        start_together(["run.py", *flags, *(f"--config.{name}={value}" for name, value in settings.items())], 2)
-    )
-    assert "variational bound: " in first, first + second
+def numbers(found):
+    """Those in nested dicts and lists, one after the other."""
+    return [leaf for leaf in jax.tree.leaves(found) if not isinstance(leaf, str)]
+
+
+def test_two_processes_draw_samples_and_evaluate_as_one_does(trained, tmp_path):
+    """Images drawn as --mode sample draws them, and the likelihood of others, of a number that does not divide."""
+    settings = {"eval.metrics": ("bits_per_dim", "nearest"), "eval.count": 10, "eval.batch_size": 8, "sample.count": 6}
+    alone = shutil.ignore_patterns("samples", "evaluation")
+    one, two = (shutil.copytree(trained, tmp_path / name, ignore=alone) for name in ("one", "two"))
+    config = read_config(one)
+    config.update_from_flattened_dict(settings)
+    evaluate.main(config, one)
+
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    flags += ["--mode=evaluate", f"--workdir={two}", f"--config.runtime.cpu_devices={DEVICES // 2}"]
+    processes = start_together(["run.py", *flags], 2)
+    first, second = outputs(processes)
+    assert [process.returncode for process in processes] == [0, 0], first + second
+    assert "variational bound: " in first
     assert "memorised: " in first
     assert not re.search("bound|memorised", second), "one speaks for all"
-    (of_samples,) = (tmp_path / "run/evaluation").glob("samples_9_*")
-    drawn = np.load(tmp_path / "run" / "samples" / of_samples.name.removeprefix("samples_9_") / "samples.npz")
-    found = json.loads((of_samples / "evaluation.json").read_text())["nearest"]
-    config = read_config(trained)
-    one = make_nearest(config, make_mesh(), trained)((drawn["arr_0"], drawn["arr_1"]), tmp_path / "one")
-    assert one == {name: found[name] for name in one}
-    for name, values in np.load(tmp_path / "one/nearest.npz").items():
-        np.testing.assert_array_equal(np.load(of_samples / "nearest.npz")[name], values)
-
-    config.eval.update(count=11, batch_size=8)
-    evaluate.evaluate_held_out(config, trained, make_mesh(), ["bits_per_dim"])
-    folder = "evaluation/step_0000006_test_seed_0_first_11"
-    one, two = (
-        json.loads((run / folder / "evaluation.json").read_text())["bits_per_dim"] for run in (trained, tmp_path / "run")
-    )
-    assert two == {name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for name, value in one.items()}
+    drawn = sorted((one / "samples/step_0000006_seed_0").iterdir())
+    assert len(drawn) == 6 + 3, "each image, their grid, the archive, and how they were drawn"
+    for path in drawn:
+        assert (two / path.relative_to(one)).read_bytes() == path.read_bytes()
+    names = sorted(path.relative_to(one) for path in one.glob("evaluation/*/evaluation.json"))
+    assert len(names) == 2
+    for name in names:
+        ours, theirs = (json.loads((workdir / name).read_text()) for workdir in (one, two))
+        assert theirs.keys() == ours.keys()
+        np.testing.assert_allclose(numbers(theirs), numbers(ours), rtol=1e-5)
+    ours, theirs = (np.loadtxt(next(each.glob("evaluation/*/vlb_terms.csv")), delimiter=",", skiprows=1) for each in (one, two))
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+    ours, theirs = (np.load(next(each.glob("evaluation/*/nearest.npz"))) for each in (one, two))
+    for name in ours:
+        np.testing.assert_array_equal(theirs[name], ours[name])
 
 
 @pytest.mark.parametrize(
