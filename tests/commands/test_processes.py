@@ -26,6 +26,7 @@ from tests.commands.test_interrupted_runs import start, wait_for_step
 DEVICES = 4  # of all processes together
 HEARTBEAT = 15  # seconds
 SETTINGS = {"train.log_every": 1, "diffusion.timesteps": "second_moment"}
+LOST = "another task died|lost another"
 
 
 def launch(workdir, count, devices=DEVICES, **settings):
@@ -92,27 +93,54 @@ def test_two_processes_then_four_with_twice_the_devices_are_as_one(tmp_path):
     assert {path.name for path in (tmp_path / "many").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
 
 
+def write_images(directory, count):
+    directory.mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (count, 8, 8), np.uint8)):
+        Image.fromarray(image).save(directory / f"{number:02d}.png")
+    return directory
+
+
+def stopped_together(workdir, settings, number, signal_number, after):
+    """The step at which both stop when one process is sent a signal after so many."""
+    processes = launch(workdir, 2, **settings)
+    wait_for_step(workdir, after, processes[0])
+    processes[number].send_signal(signal_number)
+    first, _ = outputs(processes)
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, first
+    stopped_at = int(re.search(r"stopped by SIGTERM at step (\d+) of 80; everything is saved", first)[1])
+    assert (workdir / f"checkpoints/{stopped_at}").is_dir(), "all have saved the same step"
+    return stopped_at
+
+
 def test_stopped_together_and_killed_apart_it_goes_on_exactly(tmp_path):
-    settings = {"train.steps": 60, "train.checkpoint_every": 10, "train.sample_every": 0}
+    """By Ctrl-C in the first process and SIGTERM in the other; by the death of the first, and an image that one cannot read."""
+    images = write_images(tmp_path / "images", 24)
+    settings = {"data.name": "folder", "data.directory": images, "model.class_conditional": False, "model.label_dropout": 0.0}
+    settings |= {"train.steps": 80, "train.checkpoint_every": 10, "train.sample_every": 0}
     run(tmp_path / "unbroken", 2, **settings)
     workdir = tmp_path / "run"
 
-    processes = launch(workdir, 2, **settings)
-    wait_for_step(workdir, 8, processes[0])
-    processes[1].terminate()
-    first, _ = outputs(processes)
-    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
-    stopped_at = int(re.search(r"stopped by SIGTERM at step (\d+) of 60; everything is saved", first)[1])
-    assert (workdir / f"checkpoints/{stopped_at}").is_dir(), "all have saved the same step"
+    stopped_at = stopped_together(workdir, settings, 0, signal.SIGINT, after=5)
+    stopped_at = stopped_together(workdir, settings, 1, signal.SIGTERM, after=stopped_at + 3)
 
     processes = launch(workdir, 2, **settings)
-    wait_for_step(workdir, stopped_at + 15, processes[0])
-    processes[1].kill()
+    wait_for_step(workdir, stopped_at + 12, processes[0])
+    processes[0].kill()
     killed = time.monotonic()
-    first, _ = outputs(processes)
+    _, second = outputs(processes)
     assert time.monotonic() - killed < 4 * HEARTBEAT
-    assert processes[0].returncode not in (0, None)
-    assert re.search("another task died|lost another", first)
+    assert processes[1].returncode not in (0, None)
+    assert re.search(LOST, second)
+
+    picture = (images / "00.png").read_bytes()
+    (images / "00.png").write_bytes(b"no image")
+    processes = launch(workdir, 2, **settings)
+    printed = outputs(processes)
+    assert all(process.returncode not in (0, None) for process in processes)
+    read, lost = sorted(printed, key=lambda text: f"{images / '00.png'} cannot be read as an image" not in text)
+    assert f"error: {images / '00.png'} cannot be read as an image" in read
+    assert re.search(LOST, lost), "the other is told, whichever it is"
+    (images / "00.png").write_bytes(picture)
 
     first, _ = run(workdir, 2, **settings)
     assert re.search(r"going on from the checkpoint of step \d+", first)
