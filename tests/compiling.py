@@ -1,10 +1,11 @@
 """What JAX makes of a function: compiled quickly or well, in float64, or the equations that it comes to."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import jax
 import numpy as np
+import pytest
 
 
 @contextlib.contextmanager
@@ -16,6 +17,16 @@ def optimised(whether: bool) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """In a folder whose conftest.py imports this, programs run for less time than it takes to optimise them.
+
+    The others are those of tests that are marked `optimised`.
+    """
+    with optimised(item.get_closest_marker("optimised") is not None):
+        return (yield)
 
 
 def in_float64(function, *arrays):

@@ -291,7 +291,8 @@ def drawn_by_hand(config, sampler, denoiser):
     """What `--mode sample` draws of LABELS in a single batch."""
     start_key, chain_key = jax.random.split(jax.random.fold_in(jax.random.key(config.sample.seed), 0))
     x_T = jax.random.normal(start_key, XT.shape)
-    draw = jax.jit(lambda x_T: sample(sampler, denoiser, x_T, chain_key))
+    quickly = {"xla_backend_optimization_level": 0}  # compiling takes longer than running here
+    draw = jax.jit(lambda x_T: sample(sampler, denoiser, x_T, chain_key), compiler_options=quickly)
     return to_uint8(jax.device_get(draw(x_T)))
 
 

@@ -15,6 +15,7 @@ from jax_ddpm.step_program import new_state
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.sharding import abstract, make_mesh, replicated
 from jax_ddpm.training.state import TrainState
+from tests.compiling import pytest_runtest_protocol  # noqa: F401, compiles quickly here
 
 ROOT = Path(__file__).parents[2]
 

@@ -293,6 +293,7 @@ def gaps(steps, beta_start):
     return total.mean(), rate.mean() - math.log2(1 + (1 / float(schedule.betas[0]) - 1) * SPREAD**2) / 2
 
 
+@pytest.mark.optimised
 def test_bound_lies_above_the_exact_likelihood_and_closes_in_on_it():
     by_default = [gaps(steps, 1e-4) for steps in (10, 100, 1000)]
     from_less_noise = [gaps(steps, 2e-5) for steps in (10, 100, 1000)]
@@ -341,6 +342,7 @@ def coupled_terms(chain, variance):
     return prior / 2, kl, decoder, np.log(of_state)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("prediction", "variance", "steps"), [("v", "learned", (10, 100, 1000)), ("eps", "fixed_large", (10, 100))]
 )

@@ -181,6 +181,7 @@ def memory(steps, run_chain):
     return analysis.temp_size_in_bytes, analysis.output_size_in_bytes, 4 * np.prod(x.shape)
 
 
+@pytest.mark.optimised  # as whoever draws compiles it
 def test_memory_does_not_grow_with_the_number_of_steps():
     (shortest, _, state), *longer = (memory(steps, sample) for steps in (10, 100, 1000))
     for steps, (temporary, output, _) in zip((100, 1000), longer, strict=True):
@@ -189,6 +190,7 @@ def test_memory_does_not_grow_with_the_number_of_steps():
         assert output < 1.01 * state
 
 
+@pytest.mark.optimised
 def test_trajectory_takes_the_memory_of_the_states_it_keeps():
     temporary, output, state = memory(100, functools.partial(sample_trajectory, at_steps=(0, 50, 100)))
     assert 4 * state <= output < 4.01 * state  # the sample and three states

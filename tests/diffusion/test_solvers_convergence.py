@@ -48,6 +48,37 @@ def test_flow_of_the_references_is_the_closed_one_where_there_is_one():
     np.testing.assert_allclose(ONE_CLASS.flow(x, levels[-1], levels[0]), expected, rtol=0, atol=1e-10)  # 1e-12 a solver's step
 
 
+@jax.jit
+def longest_ends(schedule, table, levels, x):
+    """The ends of a chain of LONGEST evaluations with the best denoiser, of the Gaussian for the first half of the batch and of
+    the mixture for the second. The table is an argument, so that it is compiled once for all the deterministic samplers."""
+
+    def denoiser(xt, t):
+        level = jnp.interp(t[0], jnp.arange(len(levels)), levels)
+        halves = zip((ONE_CLASS, MIXTURE), jnp.split(xt, 2), strict=True)
+        return jnp.concatenate([data.expected_x0(half, level, xp=jnp) for data, half in halves])
+
+    never = np.zeros(LONGEST)
+    sampler = Sampler(
+        schedule, reached=never, of_clipped=never, deviations=never, noisy=never, prediction="x0", clip=None, **table
+    )
+    return sample(sampler, denoiser, x, KEY)
+
+
+def ends(sampler, name, x):
+    """The sampler is a table; lines that change nothing are added until it is as long as the longest."""
+    assert not sampler.deviations.any()
+    more = LONGEST - sampler.evaluations
+    table = {
+        "rows": np.pad(sampler.rows, (0, more)),
+        "of_x": np.pad(sampler.of_x, (0, more), constant_values=1.0),
+        "of_x0": np.pad(sampler.of_x0, ((0, more), (0, 4 - sampler.of_x0.shape[1]))),
+    }
+    schedule = jax.tree.map(lambda each: np.pad(each.astype(np.float64), (0, LONGEST - len(each))), sampler.schedule)
+    with jax.enable_x64(True):
+        return np.asarray(longest_ends(schedule, table, CHAINS[name].levels, x))
+
+
 def gentle(schedule, steps):
     """Times whose levels start with steps of 1/steps², growing evenly.
 
@@ -83,53 +114,13 @@ NEAR = {1: 0.03, 2: 0.05, 3: 0.2, 4: 0.4}  # the higher the order, the longer un
 PREDICTIONS = ("x0", "eps", "v", "score")
 
 
-def padded(sampler):
-    """The schedule and the table of a sampler, with lines that change nothing until it is as long as the longest."""
-    assert not sampler.deviations.any()
-    more = LONGEST - sampler.evaluations
-    table = {
-        "rows": np.pad(sampler.rows, (0, more)),
-        "of_x": np.pad(sampler.of_x, (0, more), constant_values=1.0),
-        "of_x0": np.pad(sampler.of_x0, ((0, more), (0, 4 - sampler.of_x0.shape[1]))),
-    }
-    return jax.tree.map(lambda each: np.pad(each.astype(np.float64), (0, LONGEST - len(each))), sampler.schedule), table
-
-
-def longest_end(schedule, table, levels, x):
-    """The end of a chain of LONGEST evaluations with the best denoiser, of the Gaussian for the first half of the batch and of
-    the mixture for the second."""
-
-    def denoiser(xt, t):
-        level = jnp.interp(t[0], jnp.arange(len(levels)), levels)
-        halves = zip((ONE_CLASS, MIXTURE), jnp.split(xt, 2), strict=True)
-        return jnp.concatenate([data.expected_x0(half, level, xp=jnp) for data, half in halves])
-
-    never = np.zeros(LONGEST)
-    sampler = Sampler(
-        schedule, reached=never, of_clipped=never, deviations=never, noisy=never, prediction="x0", clip=None, **table
-    )
-    return sample(sampler, denoiser, x, KEY)
-
-
-@functools.cache
-def ends(schedule):
-    """[2·EACH, 2] by sampler and number of steps. A sampler is a table, so the chains of all of them are run side by side: that
-    takes little longer than one of them, and one compilation."""
-    (x, _), levels = exact_ends(schedule), CHAINS[schedule].levels
-    samplers = {(name, steps): make(schedule, steps) for name, (make, _) in ORDERS.items() for steps in COUNTS}
-    tables = jax.tree.map(lambda *each: np.stack(each), *map(padded, samplers.values()))
-    with jax.enable_x64(True):
-        found = jax.jit(jax.vmap(longest_end, (0, 0, None, None)))(*tables, levels, x)
-    return dict(zip(samplers, np.asarray(found), strict=True))
-
-
 @pytest.mark.optimised
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", ORDERS)
 def test_deterministic_samplers_converge_to_the_exact_flow_at_their_order(name, schedule):
-    _, order = ORDERS[name]
-    _, exact = exact_ends(schedule)
-    off = [np.split((ends(schedule)[name, steps] - exact) ** 2, 2) for steps in COUNTS]
+    make, order = ORDERS[name]
+    x, exact = exact_ends(schedule)
+    off = [np.split((ends(make(schedule, steps), schedule, x) - exact) ** 2, 2) for steps in COUNTS]
     for half, data in enumerate(("the Gaussian", "the mixture")):
         errors = np.sqrt([each[half].mean() for each in off])
         slope = -np.polyfit(np.log(COUNTS), np.log(errors), 1)[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import make_tiny_classifier_config
+from tests.compiling import pytest_runtest_protocol  # noqa: F401, compiles quickly here
 from tests.test_generation import leave_run, tiny
 
 
