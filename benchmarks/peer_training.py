@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--count", type=int, default=2000, help="held-out images to judge by")
+    parser.add_argument("--count", type=int, default=0, help="held-out images to judge by; 0: all")
     parser.add_argument("--draws", type=int, default=64, help="terms of the bound drawn for each")
     given = parser.parse_args()
     if given.workdir.exists() or given.steps % LAST:
