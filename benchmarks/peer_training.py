@@ -1,7 +1,7 @@
 """The same network, data, batches, steps and optimizer, trained here and in diffusers' way; both judged by our evaluator.
 
     make .venv-parity/installed
-    .venv-parity/bin/python -m benchmarks.peer_training --config digits --workdir runs/peer_digits
+    .venv-parity/bin/python -m benchmarks.peer_training --config digits --draws 0 --workdir runs/peer_digits
     .venv-parity/bin/python -m benchmarks.peer_training --config fashion_mnist --workdir runs/peer_fashion_mnist
 
 "In diffusers' way" is what its example for unconditional image generation does: UNet2DModel, DDPMScheduler.add_noise, the mean
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--count", type=int, default=0, help="held-out images to judge by; 0: all")
-    parser.add_argument("--draws", type=int, default=64, help="terms of the bound drawn for each")
+    parser.add_argument("--draws", type=int, default=64, help="terms of the bound drawn for each; 0: all")
     given = parser.parse_args()
     if given.workdir.exists() or given.steps % LAST:
         parser.error(f"expected a --workdir that is not there yet, and --steps a multiple of {LAST}")

@@ -6,7 +6,7 @@
 The data: Google's 1,911 emoji without skin tones (Apache-2.0), 1,720 of them to train on. What they take is an idea of the
 whole image, so the network is narrow where it is large and wide where it is small, and it predicts v, whose loss asks for all
 noise levels alike; noise and its loss, with a network of (1, 2, 2), gave coloured patches after 2,500 steps. Hardware: any; on
-two CPU cores some 76 minutes, at 70 images a second. Result (docs/zoo.md): hearts, smileys, people and flags that one knows as
+two CPU cores some 78 minutes, at 69 images a second. Result (docs/zoo.md): hearts, smileys, people and flags that one knows as
 such, 3.57 ± .06 bits/dim on the 191 held-out emoji. `zoo/emoji` has its weights.
 """
 

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict, config_flags
 
 from jax_ddpm import config as settings
 from jax_ddpm.commands import GROUPS, OWN_FLAGS
-from jax_ddpm.config import default_config
 from jax_ddpm.errors import InvalidInput, did_you_mean
 from jax_ddpm.files import place
 
@@ -58,7 +57,7 @@ def written(argv: list[str], flag: str) -> str | None:
 
 def check_name(name: str) -> None:
     """Raises InvalidInput where there is no setting of this dotted name, such as "train.batch_size"."""
-    group: Any = default_config()
+    group: Any = settings.default_config()
     for depth, key in enumerate(name.split(".")):
         if not isinstance(group, ConfigDict):
             raise InvalidInput(f"unknown setting {name!r}: {'.'.join(name.split('.')[:depth])!r} is a single setting")
@@ -83,7 +82,7 @@ def explain(message: str) -> str:
     found = re.match(r"flag --config\.([\w.]+)=", message)
     if not found:
         return message
-    value: Any = default_config()
+    value: Any = settings.default_config()
     for key in found[1].split("."):
         value = value[key]
     return f"{message}; expected {type(value).__name__}, such as {value!r}"

@@ -9,8 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jax_ddpm.checks import check
-from jax_ddpm.config import FILE_NAME as CONFIG_FILE
-from jax_ddpm.config import default_config, merge, write_config
+from jax_ddpm.config import default_config, kept_at, merge, write_config
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.experiment import init_params
 from jax_ddpm.interop.find import find_network
@@ -30,7 +29,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     source = config.import_weights["from"]
     if not source:
         raise InvalidInput("nothing named to import: say where the weights are, --from FOLDER, FILE or USER/NAME of the hub")
-    if (workdir / CONFIG_FILE).exists():
+    if kept_at(workdir) is not None:
         raise InvalidInput(f"{workdir} holds a run: name another folder by --workdir")
     given = {name: _setting(config, name) for name in config.import_weights.given}
     found = find_network(source, given)

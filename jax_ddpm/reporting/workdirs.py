@@ -88,7 +88,7 @@ class Run(NamedTuple):
 
 
 def read_run(workdir: Path) -> Run:
-    """What there is in a workdir; nothing but config.json has to be.
+    """What there is in a workdir; nothing but config.json or checkpoints has to be.
 
     Raises:
       InvalidInput: there is no run, or one of its files is damaged.

@@ -76,8 +76,8 @@ def filling_command(order: Order, workdir: Path) -> str:
 
 def _command(config: ConfigDict, workdir: Path, mode: str, *words: str) -> str:
     different = changes(read_config(workdir), config).items()
-    told = {name: new for name, (_, new) in different if name.startswith(_SETTINGS[mode]) and name not in _OF_FLAGS}
-    flags = [f"--config.{name}={_typed(new)}" for name, new in told.items()]
+    given = {name: new for name, (_, new) in different if name.startswith(_SETTINGS[mode]) and name not in _OF_FLAGS}
+    flags = [f"--config.{name}={_typed(new)}" for name, new in given.items()]
     return shlex.join(["python", "run.py", "--mode", mode, "--workdir", str(workdir), *words, *flags])
 
 

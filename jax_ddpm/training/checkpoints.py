@@ -110,7 +110,7 @@ class Checkpoints:
         return f"The last whole checkpoint is that of step {max(steps)}" if steps else "No checkpoint is whole yet"
 
     def _how_to_go_on(self) -> str:
-        remedy = "See to the storage" if self._is_remote else "Make room"
+        remedy = "See to the storage" if self._is_remote else "Make room, or see to the rights"
         return f"{self._last_on_disk()}. {remedy}, and go on by the same command"
 
     def save(self, state: TrainState, data: grain.DatasetIterator, config: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def rounded(params: Params, dtype: DTypeLike) -> Params:
       InvalidInput: a number is too large for `dtype`, which float16 is from 65,520 on; the message names the tensor.
     """
 
-    def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+    def stored(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
         cast = jnp.asarray(value, dtype)
         if bool((jnp.isinf(cast) & jnp.isfinite(value)).any()):
             name, largest = jax.tree_util.keystr(path, simple=True, separator="."), float(jnp.abs(value).max())
@@ -54,7 +54,7 @@ def rounded(params: Params, dtype: DTypeLike) -> Params:
             )
         return cast
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return jax.tree_util.tree_map_with_path(stored, params)
 
 
 def read_weights(path: Path, like: Params) -> Weights:

@@ -127,6 +127,11 @@ def test_what_cannot_be_imported_is_told(folder, back, tmp_path, monkeypatch):
         imported("", tmp_path / "run")
     with pytest.raises(InvalidInput, match="holds a run: name another folder"):
         imported(folder, back)
+    kept = tmp_path / "only/checkpoints/3/config/metadata"  # a folder with checkpoints alone is a run too
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    with pytest.raises(InvalidInput, match="holds a run: name another folder"):
+        imported(folder, tmp_path / "only")
     with pytest.raises(InvalidInput, match=r"is no folder of diffusers: expected a config\.json"):
         imported(tmp_path, tmp_path / "run")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -168,7 +168,7 @@ def test_where_the_disk_is_full_the_last_checkpoint_is_told_and_the_run_goes_on_
     assert process.returncode == 1, out
     assert "Traceback" not in out, out
     assert f"error: {metrics} could not be written: OSError: [Errno 27] File too large" in out
-    assert f"The last whole checkpoint is that of step {going_on + 2}. Make room, and go on by the same command" in out
+    assert f"The last whole checkpoint is that of step {going_on + 2}. Make room, or see to the rights, and go on by the" in out
     assert int(last_state(workdir)[0].step) == going_on + 2
 
     assert f"going on from the checkpoint of step {going_on + 2}" in finish(command(workdir))
