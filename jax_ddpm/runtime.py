@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import re
+import socket
 import sys
 import threading
 import traceback
@@ -102,6 +103,8 @@ def join(
         raise InvalidInput(f"--process_id={process_id} of --processes={processes}: expected one of 0..{processes - 1}")
     if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
         raise InvalidInput(f"--coordinator={coordinator}: expected HOST:PORT, such as 10.0.0.1:9911")
+    if coordinator is not None and process_id == 0:
+        _check_free(coordinator)
     if timeout <= 0:
         raise InvalidInput(f"runtime.heartbeat={timeout}: expected seconds, such as 100")
     if missing and os.environ.get("SLURM_NTASKS") == "1":
@@ -110,9 +113,7 @@ def join(
     who = f"all {processes}" if processes else "all of the job"
     where = f"at --coordinator={coordinator}" if coordinator else "where JAX found it"
     try:
-        with _told_when_alone(
-            f"Expected {who} within {TOGETHER} s, and to reach the first {where}, by a port that is free there"
-        ):
+        with _told_when_alone(f"Expected {who} within {TOGETHER} s, and to reach the first {where}"):
             jax.distributed.initialize(
                 coordinator,
                 processes,
@@ -126,6 +127,16 @@ def join(
             return 1
         raise
     return processes or 1
+
+
+def _check_free(coordinator: str) -> None:
+    """Raises InvalidInput where another program listens at the port of the first process, over which jaxlib crashes."""
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was closed a moment ago is free
+        try:
+            attempt.bind(("", int(coordinator.rpartition(":")[2])))
+        except (OSError, OverflowError) as error:
+            raise InvalidInput(f"--coordinator={coordinator}: {error}. Expected a port that is free on this machine") from error
 
 
 @contextlib.contextmanager
