@@ -102,7 +102,7 @@ def _as_diffusers(config: ConfigDict, weights: Weights, out: Path) -> Path:
 def _as_program(config: ConfigDict, weights: Weights, out: Path) -> Path:
     """The whole sampler, see `artifact.py`."""
     guide = open_guide(config, make_mesh())
-    params = jax.device_get(rounded(jax.device_get(weights.params), DTYPES[config.export_weights.dtype]))
+    params = jax.device_get(rounded(weights.params, DTYPES[config.export_weights.dtype]))
     average = config.export_weights.average
     return write_artifact(out, export_sampler(config, params, weights.step, guide, average=average))
 
