@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.encoder import Encoder
-from jax_ddpm.models.layers import AttentionPool, group_norm, init_weight
+from jax_ddpm.models.layers import AttentionPool, GroupNorm, dense
 
 
 class NoisyClassifier(Encoder):
@@ -42,7 +42,7 @@ class NoisyClassifier(Encoder):
             raise InvalidInput(f"num_classes={self.num_classes}: expected at least 1")
         self.check_image(x)
         x, _ = self.encode(x, self.time_embedding(t), train)
-        x = nn.silu(group_norm(self.groups, self.dtype, "norm_out", self.norm_eps)(x))
+        x = nn.silu(GroupNorm(self.groups, self.dtype, self.norm_eps, name="norm_out")(x))
         x = AttentionPool(self.heads_for(x.shape[-1]), self.dtype, name="pool")(x)
         x = x.astype(jnp.promote_types(self.dtype, jnp.float32))
-        return x if features else nn.Dense(self.num_classes, kernel_init=init_weight, name="logits")(x)
+        return x if features else dense(self.num_classes, None, "logits")(x)

@@ -15,8 +15,8 @@ from jax_ddpm.models.layers import (
     Resample,
     ResBlock,
     conv3x3,
+    dense,
     halved,
-    init_weight,
     timestep_embedding,
 )
 
@@ -103,9 +103,9 @@ class Encoder(nn.Module):
             cosine_first=self.time_cosine_first,
             frequency_shift=self.time_frequency_shift,
         )
-        h = nn.Dense(width, kernel_init=init_weight, name=f"{name}_0")(told)
+        h = dense(width, None, f"{name}_0")(told)
         h = h if also is None else h + also
-        return nn.Dense(width, kernel_init=init_weight, name=f"{name}_1")(nn.silu(h))
+        return dense(width, None, f"{name}_1")(nn.silu(h))
 
     def block(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
         """A residual block, and the attention that follows it at this height, if any does."""

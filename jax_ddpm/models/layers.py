@@ -5,6 +5,7 @@ float64 where it is that.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jax_ddpm.errors import choose
+from jax_ddpm.models.products import convolve3x3, multiply
 
 init_weight = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 init_near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")  # so that a block starts as its skip
@@ -43,9 +45,54 @@ def timestep_embedding(t: jax.Array, features: int, *, cosine_first: bool = Fals
     return jnp.concatenate(parts[::-1] if cosine_first else parts, axis=-1)
 
 
-def group_norm(groups: int, dtype: DTypeLike, name: str, epsilon: float = 1e-6) -> nn.GroupNorm:
-    """Group normalisation, with DDPM's epsilon if no other is given; Flax takes its statistics in float32."""
-    return nn.GroupNorm(num_groups=groups, epsilon=epsilon, dtype=dtype, name=name)
+class GroupNorm(nn.Module):
+    """Group normalisation, γ (x - μ)/√(σ² + ε) + β, by mean and variance of a group of channels at all positions.
+
+    (Wu & He 2018, eq. 1 and 2; taken as a·x + b from the sums of each channel: a pass over x, and one over its gradient)
+
+    Statistics are float32 at the least.
+
+    Attributes:
+      groups: divides the channels.
+      epsilon: DDPM's, if no other is given.
+    """
+
+    groups: int
+    dtype: DTypeLike
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same."""
+        channels = x.shape[-1]
+        gamma = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        beta = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+        def of_groups(values: jax.Array) -> jax.Array:
+            """[B, H, W, C] -> [B, 1, 1, C], each channel with the mean of its group."""
+            means = values.mean(axis=(1, 2)).reshape(-1, self.groups, channels // self.groups).mean(axis=2)
+            return jnp.repeat(means, channels // self.groups, axis=1)[:, None, None, :]
+
+        mean, square = of_groups(wide), of_groups(wide**2)
+        a = gamma * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon)
+        return (a * wide + (beta - a * mean)).astype(self.dtype)
+
+
+def dense(
+    features: int,
+    dtype: DTypeLike | None,
+    name: str,
+    *,
+    bias: bool = True,
+    kernel_init: nn.initializers.Initializer = init_weight,
+) -> nn.Dense:
+    """A product with a matrix, [..., I] -> [..., features]; of an image, a 1×1 convolution."""
+
+    def own(x: jax.Array, kernel: jax.Array, *usual: object, **also: object) -> jax.Array:
+        return multiply(x, kernel)
+
+    return nn.Dense(features, bias, kernel_init=kernel_init, dtype=dtype, dot_general=own, name=name)
 
 
 Padding = str | Sequence[tuple[int, int]]
@@ -61,7 +108,14 @@ def conv3x3(
     kernel_init: nn.initializers.Initializer = init_weight,
 ) -> nn.Conv:
     """A 3×3 convolution. With stride 2 an even size is padded by (0, 1): below and to the right alone; or as is said."""
-    return nn.Conv(features, (3, 3), (stride, stride), padding, kernel_init=kernel_init, dtype=dtype, name=name)
+
+    def own(x: jax.Array, kernel: jax.Array, *usual: object, **also: object) -> jax.Array:
+        return convolve3x3(x, kernel)
+
+    conv = partial(nn.Conv, kernel_init=kernel_init, dtype=dtype, name=name)
+    if stride == 1 and padding == "SAME":
+        return conv(features, (3, 3), conv_general_dilated=own)
+    return conv(features, (3, 3), (stride, stride), padding)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -125,7 +179,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         """x [B, H, W, C], embedding [B, E] -> [B, H, W, features], of half or twice the size where it is resampled."""
-        h = nn.silu(group_norm(self.groups, self.dtype, "norm1", self.norm_eps)(x))
+        h = nn.silu(GroupNorm(self.groups, self.dtype, self.norm_eps, name="norm1")(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = conv3x3(self.features, self.dtype, "conv1")(h)
@@ -133,15 +187,15 @@ class ResBlock(nn.Module):
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv3x3(self.features, self.dtype, "conv2", kernel_init=init_near_zero)(h)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, kernel_init=init_weight, dtype=self.dtype, name="skip")(x)
+            x = dense(self.features, self.dtype, "skip")(x)
         return x + h
 
     def _condition(self, h: jax.Array, embedding: jax.Array) -> jax.Array:
         """h normalised, and told of the embedding."""
         width = (1 + self.scale_shift) * self.features
-        project = nn.Dense(width, kernel_init=init_weight, dtype=self.dtype, name="embedding")
+        project = dense(width, self.dtype, "embedding")
         projected = project(embedding)[:, None, None, :]
-        norm = group_norm(self.groups, self.dtype, "norm2", self.norm_eps)
+        norm = GroupNorm(self.groups, self.dtype, self.norm_eps, name="norm2")
         if not self.scale_shift:
             return norm(h + projected)
         scale, shift = jnp.split(projected, 2, axis=-1)
@@ -165,14 +219,14 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> the same."""
         batch, height, width, channels = x.shape
-        h = group_norm(self.groups, self.dtype, "norm", self.norm_eps)(x)
+        h = GroupNorm(self.groups, self.dtype, self.norm_eps, name="norm")(x)
 
         def project(name: str) -> jax.Array:
-            out = nn.Dense(channels, kernel_init=init_weight, dtype=self.dtype, name=name)(h)
+            out = dense(channels, self.dtype, name)(h)
             return out.reshape(batch, height * width, self.heads, channels // self.heads)
 
         h = attend(project("query"), project("key"), project("value"))
-        out = nn.Dense(channels, kernel_init=init_near_zero, dtype=self.dtype, name="out")
+        out = dense(channels, self.dtype, "out", kernel_init=init_near_zero)
         return x + out(h.reshape(x.shape))
 
 
@@ -201,7 +255,7 @@ class AttentionPool(nn.Module):
         x = x + position.astype(x.dtype)
 
         def project(x: jax.Array, name: str) -> jax.Array:
-            out = nn.Dense(channels, kernel_init=init_weight, dtype=self.dtype, name=name)(x)
+            out = dense(channels, self.dtype, name)(x)
             return out.reshape(batch, -1, self.heads, channels // self.heads)
 
         h = attend(project(x[:, :1], "query"), project(x, "key"), project(x, "value"))

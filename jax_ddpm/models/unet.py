@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from jax_ddpm.errors import InvalidInput, choose
 from jax_ddpm.models.encoder import Encoder
-from jax_ddpm.models.layers import Upsample, conv3x3, doubled, group_norm, init_near_zero, init_weight
+from jax_ddpm.models.layers import GroupNorm, Upsample, conv3x3, dense, doubled, init_near_zero
 
 
 def _beside(x: jax.Array, skip: jax.Array, name: str, dtype: DTypeLike) -> jax.Array:
@@ -19,7 +19,7 @@ def _beside(x: jax.Array, skip: jax.Array, name: str, dtype: DTypeLike) -> jax.A
 def _added(x: jax.Array, skip: jax.Array, name: str, dtype: DTypeLike) -> jax.Array:
     if skip.shape == x.shape:
         return x + skip
-    return x + nn.Dense(x.shape[-1], kernel_init=init_weight, dtype=dtype, name=name)(skip)
+    return x + dense(x.shape[-1], dtype, name)(skip)
 
 
 JOINS: dict[str, Callable[[jax.Array, jax.Array, str, DTypeLike], jax.Array]] = {"concatenate": _beside, "add": _added}
@@ -98,7 +98,7 @@ class UNet(Encoder):
             if level > 0:
                 x = self._upsample(x, embedding, multiplier, f"up_{level}_upsample", train)
 
-        x = nn.silu(group_norm(self.groups, self.dtype, "norm_out", self.norm_eps)(x))
+        x = nn.silu(GroupNorm(self.groups, self.dtype, self.norm_eps, name="norm_out")(x))
         return conv3x3(self.out_channels, jnp.promote_types(self.dtype, jnp.float32), "conv_out", kernel_init=init_near_zero)(x)
 
     def _embedding(
@@ -116,7 +116,7 @@ class UNet(Encoder):
         if not self.augmentation:
             return None
         told = jnp.zeros((t.shape[0], self.augmentation)) if augmentation is None else augmentation
-        return nn.Dense(self.embedding_width, use_bias=False, kernel_init=init_weight, name="augmentation_embedding")(told)
+        return dense(self.embedding_width, None, "augmentation_embedding", bias=False)(told)
 
     def _upsample(self, x: jax.Array, embedding: jax.Array, multiplier: int, name: str, train: bool) -> jax.Array:
         if self.block_resampling:

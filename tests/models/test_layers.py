@@ -15,12 +15,12 @@ from jax_ddpm.models.layers import (
     AttentionBlock,
     AttentionPool,
     Downsample,
+    GroupNorm,
     ResBlock,
     Upsample,
     attend,
     conv3x3,
     doubled,
-    group_norm,
     halved,
     init_near_zero,
     init_weight,
@@ -44,10 +44,10 @@ X, EMBEDDING = 0.5 + normals(1, 2, 6, 4, 8), normals(2, 2, 12)
 
 # name, module, its inputs, the reference, the shape of the result:
 MODULES = (
-    ("norm_of_4_groups", group_norm(4, F32, "n"), (X,), lambda p, x: norm(p, x, 4), X.shape),
-    ("norm_of_1_group", group_norm(1, F32, "n"), (X,), lambda p, x: norm(p, x, 1), X.shape),
-    ("norm_of_every_channel", group_norm(8, F32, "n"), (X,), lambda p, x: norm(p, x, 8), X.shape),
-    ("norm_of_tiny_values", group_norm(4, F32, "n"), (1e-3 * X,), lambda p, x: norm(p, x, 4), X.shape),
+    ("norm_of_4_groups", GroupNorm(4, F32), (X,), lambda p, x: norm(p, x, 4), X.shape),
+    ("norm_of_1_group", GroupNorm(1, F32), (X,), lambda p, x: norm(p, x, 1), X.shape),
+    ("norm_of_every_channel", GroupNorm(8, F32), (X,), lambda p, x: norm(p, x, 8), X.shape),
+    ("norm_of_tiny_values", GroupNorm(4, F32), (1e-3 * X,), lambda p, x: norm(p, x, 4), X.shape),
     ("conv", conv3x3(5, F32, "c"), (X,), conv, (2, 6, 4, 5)),
     ("conv_of_stride_2", conv3x3(5, F32, "c", stride=2), (X,), lambda p, x: conv(p, x, 2), (2, 3, 2, 5)),
     ("res_block", ResBlock(8, 2, 0.5, F32), (X, EMBEDDING), lambda p, x, e: res_block(p, x, e, 2), X.shape),
@@ -83,13 +83,13 @@ MODULES = (
         if kind != "pool"
     ),
     *((f"up_by_{kind}", Upsample(F32, kind), (X,), expected, (2, 12, 8, 8)) for kind, expected in UP.items()),
-    ("norm_of_small_values", group_norm(4, F32, "n", 1e-2), (X / 9,), lambda p, x: norm(p, x, 4, 1e-2), X.shape),
+    ("norm_of_small_values", GroupNorm(4, F32, 1e-2), (X / 9,), lambda p, x: norm(p, x, 4, 1e-2), X.shape),
 )
 
 
 def norm_of(params, x):
     """The block's own normalisation, of 4 groups."""
-    return group_norm(4, F32, "n").apply({"params": params}, x)
+    return GroupNorm(4, F32).apply({"params": params}, x)
 
 
 def mode(module: nn.Module) -> dict[str, bool]:
@@ -270,7 +270,7 @@ def test_dropout_falls_between_silu_and_the_second_convolution(scale_shift):
 def test_bfloat16_keeps_normalisation_statistics_in_float32():
     # Exact in bfloat16: 16 … 16.875. Their mean square is 270, which in bfloat16 is a multiple of 2; their variance is .08.
     x = (16 + np.random.default_rng(0).integers(0, 8, (2, 4, 4, 8)) / 8).astype(np.float32)
-    module = group_norm(2, BF16, "n")
+    module = GroupNorm(2, BF16)
     params = parameters_of(module, x)
     out = module.apply({"params": params}, jnp.asarray(x, BF16))
     chex.assert_type(out, BF16)
@@ -288,7 +288,7 @@ def test_bfloat16_keeps_attention_logits_and_softmax_in_float32():
         params[name]["kernel"] = factor * jnp.eye(16)
     added = jax.jit(block.apply)({"params": params}, x).astype(F32) - x.astype(F32)
 
-    h = np.asarray(group_norm(1, BF16, "n").apply({"params": params["norm"]}, x), np.float64).reshape(16, 16)
+    h = np.asarray(GroupNorm(1, BF16).apply({"params": params["norm"]}, x), np.float64).reshape(16, 16)
     logits = 64 * h @ h.T / np.sqrt(16)
     assert np.median(logits) > 128
 
