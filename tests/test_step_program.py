@@ -11,6 +11,7 @@ from jax_ddpm.training.chips import CHIPS, Chip
 from jax_ddpm.training.logging import read_metrics
 from jax_ddpm.training.sharding import make_mesh, to_devices
 from tests.commands.conftest import make_tiny_config
+from tests.compiling import equations
 
 
 def products(config):
@@ -18,7 +19,7 @@ def products(config):
     network, inputs = experiment.make_network(config), experiment.example_inputs(config)
     variables = jax.eval_shape(network.init, jax.random.key(0), **inputs)
     found = 0
-    for equation in jax.make_jaxpr(network.apply)(variables, **inputs).jaxpr.eqns:
+    for equation in equations(jax.make_jaxpr(network.apply)(variables, **inputs).jaxpr):
         out = equation.outvars[0].aval
         if equation.primitive.name == "conv_general_dilated":
             found += 2 * out.size * int(np.prod(equation.invars[1].aval.shape[:3]))

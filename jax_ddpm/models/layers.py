@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jax_ddpm.errors import choose
-from jax_ddpm.models.products import convolve3x3, multiply
+from jax_ddpm.models.products import convolve3x3, matmul
 
 init_weight = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 init_near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")  # so that a block starts as its skip
@@ -48,7 +48,7 @@ def timestep_embedding(t: jax.Array, features: int, *, cosine_first: bool = Fals
 class GroupNorm(nn.Module):
     """Group normalisation, γ (x - μ)/√(σ² + ε) + β, by mean and variance of a group of channels at all positions.
 
-    (Wu & He 2018, eq. 1 and 2; taken as a·x + b from the sums of each channel: a pass over x, and one over its gradient)
+    (Wu & He 2018, section 3.1; taken as a·x + b from the sums of each channel: one pass over x, and one over its gradient)
 
     Statistics are float32 at the least.
 
@@ -67,16 +67,21 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         gamma = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         beta = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(jnp.result_type(x.dtype, self.dtype, jnp.float32))
 
-        def of_groups(values: jax.Array) -> jax.Array:
+        def group_means(values: jax.Array) -> jax.Array:
             """[B, H, W, C] -> [B, 1, 1, C], each channel with the mean of its group."""
-            means = values.mean(axis=(1, 2)).reshape(-1, self.groups, channels // self.groups).mean(axis=2)
+            means = values.mean(axis=(1, 2)).reshape(x.shape[0], self.groups, -1).mean(axis=2)
             return jnp.repeat(means, channels // self.groups, axis=1)[:, None, None, :]
 
-        mean, square = of_groups(wide), of_groups(wide**2)
+        mean, square = group_means(wide), group_means(wide**2)
         a = gamma * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon)
         return (a * wide + (beta - a * mean)).astype(self.dtype)
+
+
+def _in_flax(product: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[], Callable[..., jax.Array]]:
+    """A product with weights, as Flax's layers take it: they give it settings too, which are the usual ones here."""
+    return lambda: lambda x, weights, *settings, **others: product(x, weights)
 
 
 def dense(
@@ -87,12 +92,11 @@ def dense(
     bias: bool = True,
     kernel_init: nn.initializers.Initializer = init_weight,
 ) -> nn.Dense:
-    """A product with a matrix, [..., I] -> [..., features]; of an image, a 1×1 convolution."""
+    """A product with a matrix, [..., I] -> [..., features], by `products.matmul`; of an image, a 1×1 convolution.
 
-    def own(x: jax.Array, kernel: jax.Array, *usual: object, **also: object) -> jax.Array:
-        return multiply(x, kernel)
-
-    return nn.Dense(features, bias, kernel_init=kernel_init, dtype=dtype, dot_general=own, name=name)
+    Without a dtype it computes in that of what it is given.
+    """
+    return nn.Dense(features, bias, kernel_init=kernel_init, dtype=dtype, dot_general_cls=_in_flax(matmul), name=name)
 
 
 Padding = str | Sequence[tuple[int, int]]
@@ -107,14 +111,13 @@ def conv3x3(
     padding: Padding = "SAME",
     kernel_init: nn.initializers.Initializer = init_weight,
 ) -> nn.Conv:
-    """A 3×3 convolution. With stride 2 an even size is padded by (0, 1): below and to the right alone; or as is said."""
+    """A 3×3 convolution, by `products.convolve3x3` where it keeps the size.
 
-    def own(x: jax.Array, kernel: jax.Array, *usual: object, **also: object) -> jax.Array:
-        return convolve3x3(x, kernel)
-
+    With stride 2 an even size is padded by (0, 1): below and to the right alone; or as is said.
+    """
     conv = partial(nn.Conv, kernel_init=kernel_init, dtype=dtype, name=name)
     if stride == 1 and padding == "SAME":
-        return conv(features, (3, 3), conv_general_dilated=own)
+        return conv(features, (3, 3), conv_general_dilated_cls=_in_flax(convolve3x3))
     return conv(features, (3, 3), (stride, stride), padding)
 
 

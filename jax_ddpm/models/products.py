@@ -1,4 +1,4 @@
-"""What multiplies by weights: the 3×3 convolution and the product with a matrix.
+"""The 3×3 convolution that keeps the size, and the product with a matrix.
 
 Both give what JAX's own give. Their gradients by the weights are come by in another way on a CPU, where XLA is slow at
 the usual one.
@@ -27,25 +27,31 @@ def convolve3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [B, H, W, O].
     """
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return _convolve(x, kernel)
 
 
 @jax.custom_jvp
-def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+def matmul(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """x M: [..., I] by [I, O] -> [..., O]."""
-    return x @ matrix
+    return jnp.matmul(x, matrix)
 
 
-def _follow(product: Product, on_cpu: Product, primals: Pair, tangents: Pair) -> Pair:
-    """(x W)' = x' W + x W', either of which may be known to be 0. On a CPU the latter is `on_cpu`, whose transpose is quick."""
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _jvp(usual: Product, on_cpu: Product, primals: Pair, tangents: Pair) -> Pair:
+    """(x W)' = x' W + x W', one of which may be known to be 0. On a CPU the latter is `on_cpu`, whose transpose is quick.
+
+    All else is JAX's own, which policies of `jax.checkpoint` know.
+    """
     (x, weights), (dx, dweights) = primals, tangents
-    out = product(x, weights)
-    change = jnp.zeros_like(out)
+    terms = []
     if not isinstance(dx, SymbolicZero):
-        change += product(dx, weights)
+        terms.append(usual(dx, weights))
     if not isinstance(dweights, SymbolicZero):
-        change += jax.lax.platform_dependent(x, dweights, cpu=on_cpu, default=product)
-    return out, change
+        terms.append(jax.lax.platform_dependent(x, dweights, cpu=on_cpu, default=usual))
+    return usual(x, weights), reduce(jnp.add, terms)
 
 
 def shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -55,15 +61,15 @@ def shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     convolution with a kernel of the size of the image: a half to a fifth as fast.
     """
     if x.shape[-1] < NARROW:
-        return convolve3x3(x, kernel)
+        return _convolve(x, kernel)
     by_row = jnp.split(kernel.swapaxes(1, 2).reshape(3, kernel.shape[2], -1), 3)  # the three columns beside each other
-    rows = reduce(jnp.add, (_moved(flat_product(x, matrix[0]), 1, 1 - row) for row, matrix in enumerate(by_row)))
+    rows = reduce(jnp.add, (_shift(flat_product(x, matrix[0]), 1, 1 - row) for row, matrix in enumerate(by_row)))
     columns = jnp.split(jax.lax.optimization_barrier(rows), 3, axis=-1)  # laid down once, not gathered anew in each product
-    return reduce(jnp.add, (_moved(part, 2, 1 - column) for column, part in enumerate(columns)))
+    return reduce(jnp.add, (_shift(part, 2, 1 - column) for column, part in enumerate(columns)))
 
 
 def flat_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """`multiply`, as a convolution over no axes: its gradient by the matrix is xᵀ g, that of a product (gᵀ x)ᵀ.
+    """`matmul`, as a convolution over no axes: its gradient by the matrix is xᵀ g, that of a product (gᵀ x)ᵀ.
 
     The latter has g laid down anew, transposed, which takes about as long as the product itself.
     """
@@ -71,12 +77,12 @@ def flat_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return rows.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
-def _moved(x: jax.Array, axis: int, by: int) -> jax.Array:
+def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     """x moved along an axis, with 0 coming in."""
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (by, -by, 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
-convolve3x3.defjvp(partial(_follow, convolve3x3, shifted_products), symbolic_zeros=True)
-multiply.defjvp(partial(_follow, multiply, flat_product), symbolic_zeros=True)
+convolve3x3.defjvp(partial(_jvp, _convolve, shifted_products), symbolic_zeros=True)
+matmul.defjvp(partial(_jvp, jnp.matmul, flat_product), symbolic_zeros=True)

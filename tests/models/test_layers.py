@@ -92,6 +92,16 @@ def norm_of(params, x):
     return GroupNorm(4, F32).apply({"params": params}, x)
 
 
+def test_statistics_of_the_norm_are_float64_where_it_computes_in_that():
+    with jax.enable_x64(True):
+        x = np.asarray(100 + X, np.float64)  # a mean of a hundred spreads: float32 would leave 3 digits
+        for given in (x, x.astype(np.float32)):
+            module = GroupNorm(4, np.float64)
+            params = jax.tree.map(lambda leaf: leaf.astype(np.float64), module.init(jax.random.key(0), given)["params"])
+            found, expected = module.apply({"params": params}, given), norm(params, given.astype(np.float64), 4)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
 def mode(module: nn.Module) -> dict[str, bool]:
     return {"train": False} if isinstance(module, ResBlock) else {}
 

@@ -41,6 +41,10 @@ def test_the_loss_and_its_gradient_are_the_same_and_less_is_kept(remat, share, p
     assert kept(params, remat) < share * kept(params, "none"), kept(params, remat) / kept(params, "none")
 
 
+def test_products_are_kept_by_the_policy_that_keeps_them(params):
+    assert kept(params, "dots") > 1.5 * kept(params, "blocks")
+
+
 def test_another_policy_is_refused(params):
     with pytest.raises(InvalidInput, match=r"unknown remat 'block': expected one of none, blocks, dots. Did you mean 'blocks'"):
         UNet(**SMALL, remat="block").apply(params, X, T)
