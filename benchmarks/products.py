@@ -1,0 +1,123 @@
+"""The gradient of a convolution by its weights, and the normalisation: how we come by them beside the usual way.
+
+    python -m benchmarks.products
+
+Each on one XLA device a core, all at once, as in training; medians of interleaved repeats. GFLOP/s of all devices together.
+The normalisation is followed by SiLU, and differentiated; beside it stands that of Flax.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from benchmarks.speed.plan import measure
+from jax_ddpm.models.layers import GroupNorm
+from jax_ddpm.models.products import convolve3x3, shifted_products
+from jax_ddpm.runtime import configure
+from jax_ddpm.training.sharding import DATA_AXIS, make_mesh
+
+# Images a device, height and width, channels in and out: of the CIFAR-10 network at 8 and 32 images, of that of digits at 128.
+CONVOLUTIONS = (
+    (4, 32, 128, 128),
+    (4, 16, 256, 256),
+    (4, 8, 256, 256),
+    (4, 4, 256, 256),
+    (16, 32, 128, 128),
+    (16, 32, 3, 128),
+    (64, 8, 32, 32),
+    (64, 4, 64, 64),
+)
+NORMS = ((4, 32, 128, 32), (4, 16, 256, 32), (64, 8, 32, 8))  # images a device, height and width, channels, groups
+BUDGET, ROUNDS = 2.0, 5
+
+
+def usual(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve3x3` without derivatives of its own."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def medians(works: dict[str, Callable[..., jax.Array]], split: tuple[jax.Array, ...], whole: jax.Array) -> dict[str, float]:
+    """Seconds that each takes, on all devices at once.
+
+    Args:
+      works: functions of the arrays in `split`, of which each device has its share, and of `whole`.
+    """
+    mesh = make_mesh()
+    shares = PartitionSpec(DATA_AXIS)
+
+    def compiled(work: Callable[..., jax.Array]) -> Callable[[], object]:
+        def alone(*given: jax.Array) -> jax.Array:
+            return work(*given)[None]
+
+        specs = (*(shares for _ in split), PartitionSpec())
+        program = jax.jit(jax.shard_map(alone, mesh=mesh, in_specs=specs, out_specs=shares, check_vma=False))
+        return partial(program.lower(*split, whole).compile(), *split, whole)
+
+    programs = {name: compiled(work) for name, work in works.items()}
+    for program in programs.values():
+        jax.block_until_ready(program())
+
+    def run(name: str, calls: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(calls):
+            out = programs[name]()
+        jax.block_until_ready(out)
+        return (time.perf_counter() - begin) / calls
+
+    return {name: statistics.median(found) for name, found in measure(run, list(works), budget=BUDGET, rounds=ROUNDS).items()}
+
+
+def convolutions() -> None:
+    """Prints a table, a row a shape."""
+    print(
+        "| images, size, channels | forward | gradient by x | by the weights, usual | ours | ratio |\n|---|---|---|---|---|---|"
+    )
+    for images, size, channels, features in CONVOLUTIONS:
+        draw, count = partial(jax.random.normal, jax.random.key(0)), images * jax.device_count()
+        x, back = draw((count, size, size, channels)), draw((count, size, size, features))
+        works = {
+            "forward": lambda x, back, kernel: convolve3x3(x, kernel),
+            "by x": lambda x, back, kernel: jax.vjp(lambda x: usual(x, kernel), x)[1](back)[0],
+            "usual": lambda x, back, kernel: jax.vjp(partial(usual, x), kernel)[1](back)[0],
+            "ours": lambda x, back, kernel: jax.linear_transpose(partial(shifted_products, x), kernel)(back)[0],
+        }
+        taken = medians(works, (x, back), draw((3, 3, channels, features)))
+        flops = 2 * count * size**2 * 9 * channels * features
+        rates = " | ".join(f"{flops / seconds / 1e9:.0f}" for seconds in taken.values())
+        print(f"| {images}, {size}, {channels} to {features} | {rates} | {taken['usual'] / taken['ours']:.2f} |", flush=True)
+
+
+def norms() -> None:
+    """Prints a table, a row a shape."""
+    print("| images, size, channels, groups | Flax, ms | ours, ms | ratio |\n|---|---|---|---|")
+    for images, size, channels, groups in NORMS:
+        shape = (images * jax.device_count(), size, size, channels)
+        x, back = (jax.random.normal(jax.random.key(seed), shape) for seed in (0, 1))
+        modules = {"Flax": nn.GroupNorm(groups, dtype=jnp.float32), "ours": GroupNorm(groups, jnp.float32)}
+        params = modules["ours"].init(jax.random.key(2), x)
+
+        def gradient(x: jax.Array, back: jax.Array, _: jax.Array, module: Any, params: Any = params) -> jax.Array:
+            return jax.vjp(lambda x: nn.silu(module.apply(params, x)), x)[1](back)[0]
+
+        taken = medians({name: partial(gradient, module=module) for name, module in modules.items()}, (x, back), jnp.zeros(()))
+        columns = " | ".join(f"{seconds * 1e3:.2f}" for seconds in taken.values())
+        print(f"| {images}, {size}, {channels}, {groups} | {columns} | {taken['Flax'] / taken['ours']:.2f} |", flush=True)
+
+
+def main() -> None:
+    """Prints both tables."""
+    configure(0, "", 2**10)
+    convolutions()
+    print()
+    norms()
+
+
+if __name__ == "__main__":
+    main()
