@@ -58,7 +58,7 @@ def shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`convolve3x3` as three products with matrices, whose columns are moved by a pixel and added.
 
     Its gradient by the kernel is three products too, of x with what comes back, moved. XLA's CPU has the usual one as a
-    convolution with a kernel of the size of the image: a half to a fifth as fast.
+    convolution with a kernel of the size of the image: a half to a sixth as fast.
     """
     if x.shape[-1] < NARROW:
         return _convolve(x, kernel)
