@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from benchmarks.speed.plan import measure
 from jax_ddpm.models.layers import GroupNorm
-from jax_ddpm.models.products import convolve3x3, shifted_products
+from jax_ddpm.models.products import convolve3x3, shifted_products, usual_convolve3x3
 from jax_ddpm.runtime import configure
 from jax_ddpm.training.sharding import DATA_AXIS, make_mesh
 
@@ -36,11 +36,6 @@ CONVOLUTIONS = (
 )
 NORMS = ((4, 32, 128, 32), (4, 16, 256, 32), (64, 8, 32, 8))  # images a device, height and width, channels, groups
 BUDGET, ROUNDS = 2.0, 5
-
-
-def usual(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve3x3` without derivatives of its own."""
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def medians(works: dict[str, Callable[..., jax.Array]], split: tuple[jax.Array, ...], whole: jax.Array) -> dict[str, float]:
@@ -84,8 +79,8 @@ def convolutions() -> None:
         x, back = draw((count, size, size, channels)), draw((count, size, size, features))
         works = {
             "forward": lambda x, back, kernel: convolve3x3(x, kernel),
-            "by x": lambda x, back, kernel: jax.vjp(lambda x: usual(x, kernel), x)[1](back)[0],
-            "usual": lambda x, back, kernel: jax.vjp(partial(usual, x), kernel)[1](back)[0],
+            "by x": lambda x, back, kernel: jax.vjp(lambda x: usual_convolve3x3(x, kernel), x)[1](back)[0],
+            "usual": lambda x, back, kernel: jax.vjp(partial(usual_convolve3x3, x), kernel)[1](back)[0],
             "ours": lambda x, back, kernel: jax.linear_transpose(partial(shifted_products, x), kernel)(back)[0],
         }
         taken = medians(works, (x, back), draw((3, 3, channels, features)))

@@ -14,8 +14,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import jax
 
@@ -79,20 +77,6 @@ def by_part(nanoseconds: dict[str, float], text: str) -> dict[str, float]:
     return found
 
 
-def compiled_step(case: Case) -> tuple[Callable[[], None], str]:
-    """A step, as it is measured by `make bench`, and the text of its program."""
-    programs: list[Any] = []
-
-    def compile_step(*arguments: Any) -> Any:
-        programs.append(usual(*arguments))
-        return programs[-1]
-
-    usual = ours.compile_step
-    with mock.patch.object(ours, "compile_step", compile_step):
-        call, _ = ours.train(make_config(case), ours.mesh_for(case.batch))
-    return call, programs[0].as_text()
-
-
 def main() -> None:
     """Prints a table, a row a part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -100,8 +84,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="images of a step")
     given = parser.parse_args()
     configure(0, "", given.batch)
-    call, text = compiled_step(Case(given.net, "train", given.batch))
+    call, program = ours.step_and_program(make_config(Case(given.net, "train", given.batch)), ours.mesh_for(given.batch))
     call()
+    text = program.as_text()
     rounds = [by_part(traced(call), text) for _ in range(ROUNDS)]
     medians = {part: statistics.median(each.get(part, 0.0) for each in rounds) for part in (*dict(PARTS), SUMS, UNNAMED)}
     whole = sum(medians.values())

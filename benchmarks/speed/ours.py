@@ -70,8 +70,8 @@ def forward(config: ConfigDict, mesh: Mesh) -> tuple[Callable[[], None], dict[st
     return lambda: jax.block_until_ready(compiled({"params": params}, x, t)), {}
 
 
-def train(config: ConfigDict, mesh: Mesh) -> tuple[Callable[[], None], dict[str, Any]]:
-    """A step of training on one batch, the same each time."""
+def step_and_program(config: ConfigDict, mesh: Mesh) -> tuple[Callable[[], None], Any]:
+    """A step of training on one batch, the same each time, and the program (`jax.stages.Compiled`) that it runs."""
     like = abstract_state(config, mesh)
     compiled = compile_step(config, mesh, like)
     empty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
@@ -86,7 +86,12 @@ def train(config: ConfigDict, mesh: Mesh) -> tuple[Callable[[], None], dict[str,
         state, _ = compiled(state, batch)
         jax.block_until_ready(state)
 
-    return step, {}
+    return step, compiled
+
+
+def train(config: ConfigDict, mesh: Mesh) -> tuple[Callable[[], None], dict[str, Any]]:
+    """A step of training."""
+    return step_and_program(config, mesh)[0], {}
 
 
 def sample(config: ConfigDict, mesh: Mesh) -> tuple[Callable[[], None], dict[str, Any]]:

@@ -27,7 +27,7 @@ def convolve3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [B, H, W, O].
     """
-    return _convolve(x, kernel)
+    return usual_convolve3x3(x, kernel)
 
 
 @jax.custom_jvp
@@ -36,7 +36,8 @@ def matmul(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return jnp.matmul(x, matrix)
 
 
-def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def usual_convolve3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve3x3`, with the derivatives that JAX has for it."""
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -61,7 +62,7 @@ def shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     convolution with a kernel of the size of the image: a half to a sixth as fast.
     """
     if x.shape[-1] < NARROW:
-        return _convolve(x, kernel)
+        return usual_convolve3x3(x, kernel)
     by_row = jnp.split(kernel.swapaxes(1, 2).reshape(3, kernel.shape[2], -1), 3)  # the three columns beside each other
     rows = reduce(jnp.add, (_shift(flat_product(x, matrix[0]), 1, 1 - row) for row, matrix in enumerate(by_row)))
     columns = jnp.split(jax.lax.optimization_barrier(rows), 3, axis=-1)  # laid down once, not gathered anew in each product
@@ -84,5 +85,5 @@ def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
-convolve3x3.defjvp(partial(_jvp, _convolve, shifted_products), symbolic_zeros=True)
+convolve3x3.defjvp(partial(_jvp, usual_convolve3x3, shifted_products), symbolic_zeros=True)
 matmul.defjvp(partial(_jvp, jnp.matmul, flat_product), symbolic_zeros=True)
