@@ -61,7 +61,7 @@ def limit(result: Result) -> float | None:
 
 
 def of_peak(result: Result) -> float | None:
-    """The share of the machine's limit at which the counted FLOPs are worked off."""
+    """The share of the machine's limit at which the counted FLOPs are worked off; above 1 where fewer are done than counted."""
     most = limit(result)
     return most and result["flops"] / statistics.median(result["seconds"][OURS]) / most
 

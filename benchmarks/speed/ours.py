@@ -119,7 +119,7 @@ def prepare(prepared: Prepared, request: Request) -> dict[str, Any]:
 
     Returns:
       How many parameters the network has, the FLOPs of a call as they are counted before anything is optimised (three times the
-      forward pass for a step, see `step_program.model_flops`), and seconds until it had run.
+      forward pass for a step, see `step_program.model_flops`; of the usual convolution), and seconds until it had run.
     """
     case, begin = Case(**request["case"]), time.perf_counter()
     config = make_config(case)

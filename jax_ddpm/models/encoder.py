@@ -19,14 +19,16 @@ from jax_ddpm.models.layers import (
     halved,
     timestep_embedding,
 )
+from jax_ddpm.models.products import PRODUCT
 
 Block = TypeVar("Block", ResBlock, AttentionBlock)
 REMAT: dict[str, Callable[..., bool]] = {
     "none": jax.checkpoint_policies.everything_saveable,
     "blocks": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.checkpoint_dots,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
-"""What of a block is kept for the backward pass, where the rest is computed again: all, its input, products of matrices."""
+"""What of a block is kept for the backward pass, where the rest is computed again: all, its input, or
+products too, with weights and within attention."""
 
 
 class Encoder(nn.Module):

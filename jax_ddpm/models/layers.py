@@ -11,10 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jax_ddpm.errors import choose
-from jax_ddpm.models.products import convolve3x3, matmul
+from jax_ddpm.models.products import PRODUCT, convolve3x3, matmul
 
 init_weight = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 init_near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")  # so that a block starts as its skip
@@ -71,7 +72,7 @@ class GroupNorm(nn.Module):
 
         def group_means(values: jax.Array) -> jax.Array:
             """[B, H, W, C] -> [B, 1, 1, C], each channel with the mean of its group."""
-            means = values.mean(axis=(1, 2)).reshape(x.shape[0], self.groups, -1).mean(axis=2)
+            means = values.mean(axis=(1, 2)).reshape(x.shape[0], self.groups, channels // self.groups).mean(axis=2)
             return jnp.repeat(means, channels // self.groups, axis=1)[:, None, None, :]
 
         mean, square = group_means(wide), group_means(wide**2)
@@ -131,9 +132,9 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
       [B, Q, heads, d]. Logits and softmax are float32 at the least.
     """
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
+    logits = checkpoint_name(jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide), PRODUCT)
     weights = jax.nn.softmax(logits * np.sqrt(1 / query.shape[-1]).astype(wide))
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+    return checkpoint_name(jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value), PRODUCT)
 
 
 def halved(x: jax.Array) -> jax.Array:

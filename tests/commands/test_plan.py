@@ -10,6 +10,7 @@ from jax.errors import JaxRuntimeError
 from configs import cifar
 from jax_ddpm.commands import plan
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.products import LARGE, WIDE
 from jax_ddpm.step_program import abstract_state, compile_step
 from jax_ddpm.training.chips import CHIPS, Chip
 from jax_ddpm.training.programs import by_kind, read_program
@@ -57,6 +58,15 @@ def test_a_plan_for_gpus(capsys, tmp_path):
     computed, asked = re.findall(r"([\d.]+) [kM]FLOP", row(text, "computes"))
     # The step beside three times the network's forward pass: the update of the parameters, the draws and the losses.
     assert 0.8 < float(computed) / float(asked) < 1.6
+
+
+def test_a_plan_for_gpus_has_nothing_of_the_cpus_own_ways(capsys, tmp_path):
+    config = make_tiny_config()
+    config.plan.topology, config.data.image_size = "gpu:4xH100", round(LARGE**0.5)
+    config.model.update(channels=WIDE, attention_resolutions=())
+    plan.main(config, tmp_path)
+    computed, asked = re.findall(r"([\d.]+) GFLOP", row(capsys.readouterr().out, "computes"))
+    assert 0.95 < float(computed) / float(asked) < 1.2  # Winograd's convolutions would be two thirds
 
 
 def test_what_does_not_fit_is_told_with_what_would_help(capsys, tmp_path, monkeypatch):

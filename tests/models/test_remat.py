@@ -1,14 +1,21 @@
 """What is computed again in the backward pass changes what is in memory, and nothing else."""
 
+import re
+
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.models.encoder import REMAT
+from jax_ddpm.models.layers import ResBlock
+from jax_ddpm.models.products import LARGE, WIDE
 from jax_ddpm.models.unet import UNet
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention_resolutions": (8,), "groups": 4, "dropout": 0.3}
+SIDE = round(LARGE**0.5)
 X = jax.random.normal(jax.random.key(0), (32, 16, 16, 3))
 T = jnp.arange(32)
 
@@ -43,6 +50,31 @@ def test_the_loss_and_its_gradient_are_the_same_and_less_is_kept(remat, share, p
 
 def test_products_are_kept_by_the_policy_that_keeps_them(params):
     assert kept(params, "dots") > 1.5 * kept(params, "blocks")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_convolution_that_a_cpu_takes_in_a_way_of_its_own_is_kept_and_nothing_else_of_it(platform):
+    inputs = jnp.ones((1, SIDE, SIDE, WIDE)), jnp.ones((1, 4))
+
+    def of_block(remat):
+        """Products and convolutions in a step of a block, and how many numbers wait for the backward pass."""
+        block = nn.remat(ResBlock, static_argnums=(3,), policy=REMAT[remat])(WIDE, 4, 0.0, jnp.float32)
+        params = jax.eval_shape(lambda: block.init(jax.random.key(0), *inputs, False))
+
+        def loss(params):
+            return jnp.square(block.apply(params, *inputs, False)).sum()
+
+        text = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=(platform,)).as_text()
+        waiting = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        return len(re.findall(r"stablehlo.(dot_general|convolution)", text)), sum(
+            leaf.size for leaf in jax.tree.leaves(waiting)
+        )
+
+    (none, _), (blocks, least), (dots, waiting) = map(of_block, ("none", "blocks", "dots"))
+    image = SIDE**2 * WIDE
+    assert blocks > dots
+    assert dots == none
+    assert 0.9 * image < waiting - least < 1.1 * image  # what the first convolution gives; the second's is not asked for again
 
 
 def test_another_policy_is_refused(params):
