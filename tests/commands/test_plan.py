@@ -10,13 +10,14 @@ from jax.errors import JaxRuntimeError
 from configs import cifar
 from jax_ddpm.commands import plan
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.models.products import LARGE, WIDE
+from jax_ddpm.models.products import WIDE
 from jax_ddpm.step_program import abstract_state, compile_step
 from jax_ddpm.training.chips import CHIPS, Chip
 from jax_ddpm.training.programs import by_kind, read_program
 from jax_ddpm.training.sharding import make_mesh
 from tests.commands.conftest import make_tiny_config, tiny_flags
 from tests.commands.test_command_line import run
+from tests.models.numbers import SIDE
 
 
 def said(capsys, workdir, topology, **train_settings):
@@ -62,7 +63,7 @@ def test_a_plan_for_gpus(capsys, tmp_path):
 
 def test_a_plan_for_gpus_has_nothing_of_the_cpus_own_ways(capsys, tmp_path):
     config = make_tiny_config()
-    config.plan.topology, config.data.image_size = "gpu:4xH100", round(LARGE**0.5)
+    config.plan.topology, config.data.image_size = "gpu:4xH100", SIDE
     config.model.update(channels=WIDE, attention_resolutions=())
     plan.main(config, tmp_path)
     computed, asked = re.findall(r"([\d.]+) GFLOP", row(capsys.readouterr().out, "computes"))

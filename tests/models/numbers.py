@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ddpm.models.products import LARGE
+
 F32, BF16 = jnp.float32, jnp.bfloat16
+SIDE = round(LARGE**0.5)  # of the smallest square image that a CPU takes by Winograd's convolution
 
 
 def normals(seed: int, *shape: int) -> np.ndarray:

@@ -11,11 +11,11 @@ import pytest
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.models.encoder import REMAT
 from jax_ddpm.models.layers import ResBlock
-from jax_ddpm.models.products import LARGE, WIDE
+from jax_ddpm.models.products import WIDE
 from jax_ddpm.models.unet import UNet
+from tests.models.numbers import SIDE
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention_resolutions": (8,), "groups": 4, "dropout": 0.3}
-SIDE = round(LARGE**0.5)
 X = jax.random.normal(jax.random.key(0), (32, 16, 16, 3))
 T = jnp.arange(32)
 
@@ -66,9 +66,8 @@ def test_a_convolution_that_a_cpu_takes_in_a_way_of_its_own_is_kept_and_nothing_
 
         text = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=(platform,)).as_text()
         waiting = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
-        return len(re.findall(r"stablehlo.(dot_general|convolution)", text)), sum(
-            leaf.size for leaf in jax.tree.leaves(waiting)
-        )
+        count = len(re.findall(r"stablehlo.(dot_general|convolution)", text))
+        return count, sum(leaf.size for leaf in jax.tree.leaves(waiting))
 
     (none, _), (blocks, least), (dots, waiting) = map(of_block, ("none", "blocks", "dots"))
     image = SIDE**2 * WIDE
