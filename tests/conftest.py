@@ -3,6 +3,7 @@
 Property tests draw the same examples every time, and take as long as the machine needs.
 """
 
+import gc
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -24,6 +25,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=50, database=None)
 hypothesis.settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look through it again and again would be a tenth of the tests' time."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
