@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.errors import JaxRuntimeError
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint._src.metadata import array_metadata_store
 
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.files import NotWritten, absolute, by_all, is_first_process, is_remote, make_directory, move, wait_for_all
@@ -18,6 +19,8 @@ from jax_ddpm.training.object_storage import commit_by_file, is_unreachable, ope
 from jax_ddpm.training.state import Params, TrainState
 
 Found = TypeVar("Found")
+PIECE = 2**12
+"""An array that lies whole on all devices is shared out among them to be written where each writes so many bytes or more."""
 
 
 class Checkpoints:
@@ -42,6 +45,7 @@ class Checkpoints:
         directory = absolute(directory) if read_only else make_directory(absolute(directory))
         self._is_remote = is_remote(directory)
         open_to_orbax(directory)
+        _share_out_large_arrays_alone()
         commit = commit_by_file() if self._is_remote else None
         self._reader = _reader(commit)
         self._manager = ocp.CheckpointManager(
@@ -232,6 +236,18 @@ class Checkpoints:
 
 class Damaged(Exception):
     """A checkpoint is not what was written."""
+
+
+def _share_out_large_arrays_alone() -> None:
+    """Has Orbax write an array in pieces, one by each device that holds it, only where they are large.
+
+    By itself it cuts up every bias that the number of devices divides, by 256 chips into 256 pieces. On four devices a tiny
+    network's checkpoint takes the processor 1.6 times as long by that.
+    """
+    handler = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=PIECE, array_metadata_store=array_metadata_store.Store()
+    )
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def _reader(commit: ocp.options.AtomicityOptions | None) -> ocp.Checkpointer:

@@ -17,7 +17,7 @@ from jax_ddpm.data.pipeline import batches
 from jax_ddpm.data.sources.digits import digits
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.training.checkpoint_config import newest_config
-from jax_ddpm.training.checkpoints import Checkpoints
+from jax_ddpm.training.checkpoints import PIECE, Checkpoints
 from jax_ddpm.training.sharding import abstract, make_mesh, replicated, split_state
 from jax_ddpm.training.state import create_state
 from tests.commands.conftest import ROOT
@@ -41,6 +41,20 @@ def make_state(step=0, seed=0, optimizer=OPTIMIZER):
 def plain(state):
     """Typed keys as numbers, so that trees can be compared."""
     return state.replace(key=jax.random.key_data(state.key))
+
+
+def test_devices_that_hold_the_same_share_out_what_is_large_and_nothing_else(tmp_path):
+    params = {"large": jnp.zeros((PIECE, 1)), "small": jnp.zeros((PIECE - 4, 1))}  # for each of 4 devices PIECE bytes, or less
+    state = jax.device_put(make_state().replace(params=params), replicated(make_mesh()))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, make_data(), CONFIG)
+    (written,) = tmp_path.glob("0/state/array_metadatas/process_0")
+    shapes = {
+        each["array_metadata"]["param_name"]: each["array_metadata"]["write_shape"]
+        for each in json.loads(written.read_text())["array_metadatas"]
+    }
+    assert shapes["params.large"] == [PIECE // 4, 1]
+    assert shapes["params.small"] == [PIECE - 4, 1]
 
 
 @pytest.mark.parametrize("optimizer", [OPTIMIZER, optax.adam(1e-3, mu_dtype=jnp.bfloat16)], ids=["float32", "bfloat16"])
@@ -74,7 +88,7 @@ def test_the_config_of_the_newest_whole_checkpoint_that_has_one_is_found(tmp_pat
             checkpoints.save(make_state(step), make_data(), {"saved at": step})
     shutil.copytree(tmp_path / "10", tmp_path / "11.orbax-checkpoint-tmp")  # as a kill leaves it
     assert json.loads(newest_config(tmp_path).read_text()) == {"saved at": 10}
-    shutil.rmtree(tmp_path / "10/config")
+    (tmp_path / "10/config/metadata").write_text('{"saved ')  # as a disk leaves it
     assert json.loads(newest_config(tmp_path).read_text()) == {"saved at": 9}
     shutil.rmtree(tmp_path / "9")
     assert newest_config(tmp_path) is None
@@ -201,7 +215,7 @@ from pathlib import Path
 from tests.training.test_checkpoints import CONFIG, Checkpoints, InvalidInput, make_data, make_state
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
-    with Checkpoints(Path(sys.argv[1]), keep_last=3) as checkpoints:
+    with Checkpoints(Path(sys.argv[1]), keep_last=1) as checkpoints:
         checkpoints.save(make_state(1, seed=1), make_data(), CONFIG)
         checkpoints._manager.wait_until_finished()
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
