@@ -81,7 +81,8 @@ def join(
 ) -> int:
     """Makes this one of the processes of a run: those that are given, or those that JAX finds itself, if there are any.
 
-    JAX finds them on Cloud TPU, under SLURM and Open MPI, and in Kubernetes' jobs. Must come before anything touches a device.
+    JAX finds them on Cloud TPU, under SLURM and Open MPI, and, with the package `kubernetes`, in Kubernetes' jobs. Must come
+    before anything touches a device.
 
     Args:
       coordinator: HOST:PORT, where the first process is to be reached.
@@ -92,8 +93,9 @@ def join(
     Returns:
       How many processes there are, where that was given; else 1, for to ask JAX would start the devices.
     Raises:
-      InvalidInput: not all three are given, they do not fit together, or the port of the first process is taken. Where the
-        others do not come, it is told and this process ended.
+      InvalidInput: not all three are given, they do not fit together, the port of the first process is taken, or this is a
+        later process of a job in which JAX cannot find the others. Where the others do not come, it is told and this process
+        ended.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -124,6 +126,7 @@ def join(
             )
     except ValueError as error:
         if missing and "should be defined" in str(error):  # which is how JAX says that it found nothing
+            _check_alone()
             return 1
         raise
     return processes or 1
@@ -137,6 +140,16 @@ def _check_free(coordinator: str) -> None:
             attempt.bind(("", int(coordinator.rpartition(":")[2])))
         except (OSError, OverflowError) as error:
             raise InvalidInput(f"--coordinator={coordinator}: {error}. Expected a port that is free on this machine") from error
+
+
+def _check_alone() -> None:
+    """Raises InvalidInput in a pod of a Kubernetes' job that is not its first one: it would train the same run by itself."""
+    index = os.environ.get("JOB_COMPLETION_INDEX", "0")
+    if index != "0":
+        raise InvalidInput(
+            f"this is pod {index} of a Kubernetes' job (JOB_COMPLETION_INDEX), and JAX has not found the others. Expected "
+            "--coordinator, --processes and --process_id, or the package by which it finds them: pip install 'jax[k8s]'"
+        )
 
 
 @contextlib.contextmanager

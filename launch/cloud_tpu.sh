@@ -32,13 +32,14 @@ install() {
     python3 -m uv pip install --quiet --requirement requirements.txt "jax[tpu]" gcsfs --constraint requirements.lock'
 }
 
+# systemd-run looks for a program from the home on, whatever --working-directory says.
 # As a unit of systemd it outlives the connection, and hears SIGTERM when the host is shut down, while there still is a network.
 start() {
   local flags
   printf -v flags '%q ' "$@"
   on_host all "sudo systemd-run --unit=jax_ddpm --collect --uid=\$USER --working-directory=\$HOME/jax_ddpm \
     --setenv=PYTHONUNBUFFERED=1 --property=TimeoutStopSec=300 --property=After=network-online.target \
-    .venv/bin/python run.py $flags"
+    \$HOME/jax_ddpm/.venv/bin/python run.py $flags"
 }
 
 log() { on_host 0 'sudo journalctl --unit=jax_ddpm --output=cat --lines=100 --follow'; }

@@ -92,6 +92,17 @@ def test_processes_that_do_not_come_together_say_who_was_expected_where_and_unti
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("index", "told"), [("0", ""), ("3", "this is pod 3 of a Kubernetes' job (JOB_COMPLETION_INDEX), and JAX has not")]
+)
+def test_a_later_pod_that_jax_finds_no_others_for_does_not_train_alone(index, told):
+    program = "from jax_ddpm.runtime import join; print(join(None, None, None, timeout=100))"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JOB_COMPLETION_INDEX": index}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.stdout == "1\n") == (index == "0")
+    assert told in done.stderr
+
+
 def test_a_negative_number_of_devices():
     with pytest.raises(InvalidInput, match=r"cpu_devices=-1: expected 0"):
         runtime.configure(-1, "", 8)

@@ -1,5 +1,6 @@
 """launch/cloud_tpu.sh with a `gcloud` of ours, which notes what it is asked, and has this machine for the slice's hosts."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -69,7 +70,7 @@ def test_the_slice_is_asked_for_and_given_back(args, asked, script):
     assert script(*args) == [[*TPUS, "queued-resources", *asked]]
 
 
-def test_the_run_is_started_on_all_hosts_with_the_flags_as_given(script):
+def test_the_run_is_started_on_all_hosts_with_the_flags_as_given(script, tmp_path):
     flags = [
         "--config=configs/digits.py",
         "--config.mesh.rules=('label=whole', 'conv_out/kernel=2')",
@@ -79,9 +80,12 @@ def test_the_run_is_started_on_all_hosts_with_the_flags_as_given(script):
     ssh, started = script("start", *flags)
     assert ssh[:6] == [*TPUS, "tpu-vm", "ssh", "digits", "--worker=all"]
     assert started[0] == "systemd-run"
-    options = started[1 : started.index(".venv/bin/python")]
+    options = list(itertools.takewhile(lambda word: word.startswith("--"), started[1:]))
     assert options[:3] == ["--unit=jax_ddpm", "--collect", "--uid=me"]
-    assert started[started.index(".venv/bin/python") :] == [".venv/bin/python", "run.py", *flags]
+    folder = f"{tmp_path}/home/jax_ddpm"
+    assert f"--working-directory={folder}" in options
+    # By its whole path: systemd-run looks for a program from where it is called itself, which is the home.
+    assert started[1 + len(options) :] == [f"{folder}/.venv/bin/python", "run.py", *flags]
 
 
 @pytest.mark.parametrize(
