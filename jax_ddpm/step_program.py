@@ -8,10 +8,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment, objective
+from jax_ddpm.config import to_dict
 from jax_ddpm.training.chips import chip_of, peak
+from jax_ddpm.training.kept_programs import kept
 from jax_ddpm.training.layouts import PARALLEL
 from jax_ddpm.training.sharding import abstract, split_batch, split_state
 from jax_ddpm.training.state import TrainState, create_state
+from jax_ddpm.training.step import TrainStep
 
 
 def new_state(config: ConfigDict) -> TrainState:
@@ -25,6 +28,31 @@ def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
     """The shapes of the state, and how it lies on the devices."""
     like = jax.eval_shape(partial(new_state, config))
     return abstract(like, split_state(like, mesh, config.mesh.rules))
+
+
+def first_state(config: ConfigDict, mesh: Mesh, like: TrainState) -> TrainState:
+    """`new_state` as it lies on the devices; its program is kept for the next time.
+
+    Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
+
+    Args:
+      like: see `abstract_state`.
+    """
+    quickly: dict[str, Any] = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    make = jax.jit(partial(new_state, config), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))
+    return kept("first_state", *_made_from(config, mesh), lambda: make.lower().compile(compiler_options=quickly))()
+
+
+def kept_step(config: ConfigDict, mesh: Mesh, like: TrainState) -> TrainStep:
+    """`compile_step` for devices that are there, or what it came to the last time; see `kept_programs.kept`."""
+    compile_it = partial(compile_step, config, mesh, like)
+    if config.train.parallel != "jit":
+        return compile_it()  # a function around the program
+    return kept("train_step", *_made_from(config, mesh), compile_it)
+
+
+def _made_from(config: ConfigDict, mesh: Mesh) -> tuple[Any, list[jax.Device]]:
+    return [to_dict(config), dict(mesh.shape)], list(mesh.devices.flat)
 
 
 def compile_step(config: ConfigDict, mesh: Mesh, like: TrainState) -> Any:

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -31,7 +30,7 @@ from jax_ddpm.held_out import NOTE_SEEN, held_out, hold, seen_in_training, which
 from jax_ddpm.pictures import filmstrip, grid, loss_curve, save_png
 from jax_ddpm.reports import accuracy_table, judge_classifier, show_accuracy
 from jax_ddpm.runtime import cache_directory
-from jax_ddpm.step_program import abstract_state, compile_step, new_state, seconds_at_peak
+from jax_ddpm.step_program import abstract_state, first_state, kept_step, seconds_at_peak
 from jax_ddpm.trained import open_start
 from jax_ddpm.training.checkpoints import Checkpoints
 from jax_ddpm.training.environment import note_start
@@ -59,7 +58,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     """
     source = experiment.make_source(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    draw_samples, show_results = prepare(config, workdir, source, mesh)
+    like, draw_samples, show_results = prepare(config, workdir, source, mesh)
     print(f"{len(source):,} images ({source.name}), {mesh.size} {jax.default_backend()} device(s); the run is in {workdir}")
 
     keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
@@ -70,7 +69,6 @@ def main(config: ConfigDict, workdir: Path) -> None:
         Checkpoints(workdir / "checkpoints", **keep) as checkpoints,
         checkpoints.last_told(),
     ):
-        like = abstract_state(config, mesh)
         state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
         note_start(workdir, int(state.step), __version__)
@@ -91,13 +89,16 @@ def main(config: ConfigDict, workdir: Path) -> None:
     _show_loss(workdir)
 
 
-def prepare(config: ConfigDict, workdir: Path, source: Source, mesh: Mesh) -> tuple[DrawSamples | None, ShowResults]:
+def prepare(
+    config: ConfigDict, workdir: Path, source: Source, mesh: Mesh
+) -> tuple[TrainState, DrawSamples | None, ShowResults]:
     """What a run needs beside the network and its data, made before anything is begun or written.
 
     Notes the classes of the data in the config.
 
     Returns:
-      What draws samples on the way, if anything does, and what shows in the end what the run has come to.
+      The shapes of the state, what draws samples on the way, if anything does, and what shows in the end what the run has
+      come to.
     Raises:
       InvalidInput: a run with these settings would not begin, or not go on where there is one in `workdir`; or weights alone
         are there.
@@ -112,13 +113,13 @@ def prepare(config: ConfigDict, workdir: Path, source: Source, mesh: Mesh) -> tu
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
     if config.train.parallel == "pmap":
         check_pmap(mesh)
-    abstract_state(config, mesh)
+    like = abstract_state(config, mesh)
     if (workdir / "checkpoints").is_dir():
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
             has_begun = checkpoints.latest_step is not None
         if has_begun:
             check_unchanged(config, workdir)
-    return _make_results(config, mesh, workdir)
+    return like, *_make_results(config, mesh, workdir)
 
 
 def _first_or_restored_state(
@@ -128,16 +129,13 @@ def _first_or_restored_state(
         state = checkpoints.restore(like, data)
         print(f"going on from the checkpoint of step {int(state.step)}")
         return state
-    # Random numbers for a hundred tensors take a CPU's compiler longer than the network does, and run but once.
     print("compiling the initialisation ...", flush=True)
-    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    layout = jax.tree.map(lambda leaf: leaf.sharding, like)
-    state = jax.jit(partial(new_state, config), out_shardings=layout, compiler_options=quickly)()
+    state = first_state(config, mesh, like)
     if not config.train.start:
         return state
     weights = open_start(config, mesh, like.params)
     print(f"starting from the weights of step {weights.step} of {config.train.start}")
-    params = jax.device_put(weights.params, layout.params)
+    params = jax.device_put(weights.params, jax.tree.map(lambda leaf: leaf.sharding, like.params))
     return state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
 
 
@@ -199,7 +197,7 @@ def _compiled_step(config: ConfigDict, mesh: Mesh, like: TrainState) -> TrainSte
         flush=True,
     )
     begin = time.perf_counter()
-    compiled = compile_step(config, mesh, like)
+    compiled = kept_step(config, mesh, like)
     print(f"compiled in {time.perf_counter() - begin:.1f} s", flush=True)
     return compiled
 
