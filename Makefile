@@ -6,7 +6,7 @@
 # make plan   compiles train steps for slices of TPU v4, v5p, v6e and v5e, on any machine, and says what training would take; an hour or more
 # make browser opens the pages of --mode report, compare and serve in Chromium, which has to be there, and checks what a person meets
 # make environments gets all that parity and browser need
-# make soak   ends a run of two processes 200 times, at random, and checks that nothing is lost; about an hour on two cores
+# make soak   ends a run of two processes 200 times, at random, and checks that nothing is lost; an hour or two on two cores
 # make docs   builds the documentation into site/; a broken link or a missing docstring is an error
 # make data   gets Fashion-MNIST and emoji as packages of Debian and npm, into data/
 # make lock   renews requirements.lock

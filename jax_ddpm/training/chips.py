@@ -39,7 +39,7 @@ CHIPS: dict[str, Chip] = {
     # https://cloud.google.com/tpu/docs/v5e
     "v5e": Chip("TPU v5 lite", 197e12, 197e12, 16e9, 819e9, 200e9, 2, 256),
     # https://cloud.google.com/tpu/docs/v5p
-    "v5p": Chip("TPU v5", 459e12, 459e12, 95 * _GIB, 2765e9, 600e9, 3, 6144),
+    "v5p": Chip("TPU v5", 459e12, 459e12, 95e9, 2765e9, 600e9, 3, 6144),
     # https://cloud.google.com/tpu/docs/v6e
     "v6e": Chip("TPU v6 lite", 918e12, 918e12, 32e9, 1638e9, 400e9, 2, 256),
     # https://www.nvidia.com/en-us/data-center/a100/

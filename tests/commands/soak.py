@@ -30,6 +30,7 @@ from tests.conftest import COMPILATION_CACHE
 PROCESSES, IMAGES, BATCH = 2, 40, 8
 STEPS_A_LIFE = 10  # on the average, so that a run of any number of lives has whole epochs
 HEARTBEAT = 10  # seconds
+LONGEST = 3600  # seconds that any life may take, so that one that hangs fails
 WHILE_STARTING = 0.25  # of the lives end before they come to a step
 FORK = multiprocessing.get_context("forkserver")  # of one process that has imported everything: a start costs half as much
 FORK.set_forkserver_preload(["tests.commands.conftest"])
@@ -85,7 +86,7 @@ class Run:
 
     def finish(self) -> None:
         for process in (processes := self.begin()):
-            process.join()
+            process.join(LONGEST)
         assert [process.exitcode for process in processes] == [0] * PROCESSES, self._printed.read_text()[-3000:]
 
     def given(self, number: int) -> list[tuple[int, list[int]]]:
@@ -98,7 +99,9 @@ class Run:
         return max((step for step, _ in self.given(0)), default=0)
 
     def wait_for(self, step: int, processes: list[BaseProcess]) -> None:
+        latest = time.monotonic() + LONGEST
         while all(process.is_alive() for process in processes) and self.come_to() < step:
+            assert time.monotonic() < latest, f"it does not come to step {step}: {self._printed.read_text()[-3000:]}"
             time.sleep(0.05)
         assert all(process.is_alive() for process in processes), self._printed.read_text()[-3000:]
 

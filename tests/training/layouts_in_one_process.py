@@ -15,23 +15,24 @@ from tests.commands.conftest import make_tiny_config
 
 STEPS = 20
 ASKED = r"= (.*?) (all-[a-z-]+?|reduce-scatter|collective-[a-z]+)(?:-start)?\("  # a line of HLO
-LAYOUTS = {  # name: (how, data, fsdp, rules)
-    "1": ("jit", 1, 1, ()),
-    "2": ("jit", 2, 1, ()),
-    "4": ("jit", 4, 1, ()),
-    "8": ("jit", 8, 1, ()),
-    "fsdp 2": ("jit", 1, 2, (".*=largest",)),
-    "fsdp 8": ("jit", 1, 8, (".*=largest",)),
-    "2×2": ("jit", 2, 2, (".*=largest",)),
-    "4×2": ("jit", 4, 2, ("conv_in.*kernel=3", "time=whole", ".*=largest")),
-    "pmap 8": ("pmap", 8, 1, ()),
+LAYOUTS = {  # name: (how, data, fsdp, rules, dropout)
+    "1": ("jit", 1, 1, (), 0.1),
+    "2": ("jit", 2, 1, (), 0.1),
+    "4": ("jit", 4, 1, (), 0.0),
+    "8": ("jit", 8, 1, (), 0.0),
+    "fsdp 2": ("jit", 1, 2, (".*=largest",), 0.0),
+    "fsdp 8": ("jit", 1, 8, (".*=largest",), 0.1),
+    "2×2": ("jit", 2, 2, (".*=largest",), 0.0),
+    "4×2": ("jit", 4, 2, ("conv_in.*kernel=3", "time=whole", ".*=largest"), 0.1),
+    "nothing dropped": ("jit", 1, 1, (), 0.0),
+    "pmap 8": ("pmap", 8, 1, (), 0.0),  # by which each device drops its own
 }
 
 
-def run(how, data, fsdp, rules):
+def run(how, data, fsdp, rules, dropout):
     """The losses, the parameters and their average, one after the other, and what the devices ask of each other."""
     config = make_tiny_config(warmup_steps=0)
-    config.model.update(multipliers=(1,), channels=4, groups=2)
+    config.model.update(multipliers=(1,), channels=4, groups=2, dropout=dropout)
     config.diffusion.timesteps = "second_moment"
     config.data.class_names = tuple("0123456789")
     mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
