@@ -43,6 +43,7 @@ def default_config() -> ConfigDict:
     data.augment = 0.0  # probability of each move of non-leaking augmentation, which the network is told of; 0: there is none
     data.inspect = 2000  # images that --mode data reads, drawn from all over; 0: every one
     data.class_names = ()  # by label; found out and kept when training starts
+    data.classes_named = True  # False of imported weights: their classes are but numbers, and fit any data of as many
 
     config.diffusion = diffusion = ConfigDict()
     diffusion.schedule = "linear"  # linear, cosine, quadratic, sigmoid, constant, jsd

@@ -15,7 +15,7 @@ from jax_ddpm.data.transforms import fit, to_float
 from jax_ddpm.diffusion.low_resolution import shrunk
 from jax_ddpm.editor import targets
 from jax_ddpm.errors import InvalidInput, choose
-from jax_ddpm.experiment import known_classes, make_source, num_classes
+from jax_ddpm.experiment import known_classes, make_source, num_classes, same_classes
 
 Given = dict[str, np.ndarray]
 """By name, each [N, ...]: `image` [N, H, W, C] uint8, `label` [N], and what else a task takes."""
@@ -67,6 +67,8 @@ def _labels(config: ConfigDict, source: Source, own: np.ndarray) -> np.ndarray:
     asked = _in_range("labels", tuple(config.edit.labels), known)
     if asked:
         return np.resize(np.asarray(asked, np.int32), len(own))
+    if known and source.class_names and not config.data.classes_named and same_classes(config.data, source.class_names):
+        return own.astype(np.int32)
     if known and source.class_names and set(source.class_names) <= set(names):
         return np.array([names.index(source.class_names[label]) for label in own], np.int32)
     if known and (guided or not config.model.label_dropout):

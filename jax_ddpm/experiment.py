@@ -1,6 +1,6 @@
 """From a config to the things it names: the schedule, the network, the sampler, the data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -146,6 +146,16 @@ def num_classes(config: ConfigDict) -> int:
         asked = f"model.network={CLASSIFIER}" if is_classifier(config) else "model.class_conditional=True"
         raise InvalidInput(f"{asked}, but data.class_names is empty: the data has no labels")
     return len(config.data.class_names)
+
+
+def same_classes(data: ConfigDict, names: Sequence[str], *, named: bool = True) -> bool:
+    """Whether the classes of a run's `data` are those of these names; where one of the two has but numbers, whether as many.
+
+    Args:
+      named: whether these are names; see `data.classes_named`.
+    """
+    own = tuple(data.class_names)
+    return own == tuple(names) if data.classes_named and named else len(own) == len(names)
 
 
 def known_classes(config: ConfigDict) -> int:

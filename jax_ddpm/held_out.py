@@ -59,11 +59,16 @@ def hold(config: ConfigDict, mesh: Mesh, params: Params, source: Source) -> Held
 
 def _check_labels(config: ConfigDict, source: Source) -> None:
     told = config.model.class_conditional or experiment.is_classifier(config)
-    if told and source.class_names != tuple(config.data.class_names):
-        raise InvalidInput(
-            f"the classes of {source.name} are {', '.join(source.class_names) or 'not named'}: this network was trained on "
-            f"{', '.join(config.data.class_names)}"
-        )
+    if not told:
+        return
+    own, named = tuple(config.data.class_names), config.data.classes_named
+    if not experiment.same_classes(config.data, source.class_names):
+        found = ", ".join(source.class_names) or "not named"
+        wanted = ", ".join(own) if named else f"{len(own)} without names"
+        found = found if named else f"{len(source.class_names)} ({found})"
+        raise InvalidInput(f"the classes of {source.name} are {found}: this network was trained on {wanted}")
+    if not named:
+        print(f"the {len(own)} classes of this network have no names: taken to be those of {source.name}, in its order")
 
 
 def seen_in_training(config: ConfigDict, workdir: Path, source: Source) -> bool:

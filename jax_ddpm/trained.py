@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jax_ddpm.checks import check
 from jax_ddpm.config import changes, check_unchanged, read_config
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.experiment import init_params, is_classifier, make_network, make_schedule
+from jax_ddpm.experiment import init_params, is_classifier, make_network, make_schedule, same_classes
 from jax_ddpm.files import place
 from jax_ddpm.models.classifier import NoisyClassifier
 from jax_ddpm.step_program import new_state
@@ -48,8 +48,7 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh, *, average: bool = T
     Raises:
       InvalidInput: there is no run, it has other settings, or no checkpoint yet.
     """
-    config.data.class_names = config.data.class_names or read_config(workdir).data.class_names
-    check_unchanged(config, workdir)
+    check_unchanged(fill_in_classes(config, workdir), workdir)
     check(config)
     like = abstract(jax.eval_shape(partial(init_params, config), jax.random.key(0)), replicated(mesh))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
@@ -58,6 +57,21 @@ def open_run(config: ConfigDict, workdir: Path, mesh: Mesh, *, average: bool = T
         if not average:
             return Weights(*checkpoints.restore_params(abstract(jax.eval_shape(partial(new_state, config)), replicated(mesh))))
         return Weights(*checkpoints.restore_ema(like))
+
+
+def fill_in_classes(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Gives `config` the classes that can be asked for: those of the run or, where it knows none, those of its guide.
+
+    Returns:
+      The settings with the run's own classes, to be compared with those that are kept.
+    """
+    kept, own = read_config(workdir).data, config.copy_and_resolve_references()
+    config.data.class_names = own.data.class_names = config.data.class_names or kept.class_names
+    if config.guidance.classifier and not (kept.class_names or config.model.class_conditional or is_classifier(config)):
+        guide = read_config(place(config.guidance.classifier)).data
+        for data, known in ((own.data, kept), (config.data, guide)):
+            data.update(class_names=known.class_names, classes_named=known.classes_named)
+    return own
 
 
 def kind_of_weights(workdir: Path) -> str:
@@ -108,10 +122,11 @@ def open_classifier(config: ConfigDict, setting: str, mesh: Mesh, *, same_noise:
     if not isinstance(network, NoisyClassifier):
         raise InvalidInput(f"{setting}={workdir}: that run is of a U-Net. Expected one of model.network=noisy_classifier")
     noised_alike = not same_noise or np.array_equal(make_schedule(config).betas, make_schedule(settings).betas)
+    numbered = same_classes(config.data, settings.data.class_names, named=settings.data.classes_named)
     for alike in _IMAGES if noised_alike else _IMAGES + _NOISE:  # not every schedule heeds every one of its settings
         group, name = alike.split(".")
         own, theirs = config[group][name], settings[group][name]
-        if own != theirs:
+        if own != theirs and not (name == "class_names" and numbered):
             raise InvalidInput(f"{setting}={workdir} was trained with {alike}={theirs!r}: expected {own!r}, as here")
     return Classifier(settings, network, open_run(settings, workdir, mesh).params)
 

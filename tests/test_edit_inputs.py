@@ -31,6 +31,12 @@ def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
+def test_classes_without_names_are_those_of_a_source_that_has_as_many():
+    config = make_config(count=5)
+    config.data.update(class_names=tuple("abcdefghij"), classes_named=False)
+    np.testing.assert_array_equal(read_given(config)["label"], [digits("test")[number]["label"] for number in range(5)])
+
+
 def test_without_images_they_are_the_first_held_out_ones_with_their_classes():
     given = read_given(make_config(count=5))
     held_out = [digits("test")[number] for number in range(5)]

@@ -22,7 +22,7 @@ from jax_ddpm.metrics import FEATURE_METRICS, METRICS, chosen_metrics
 from jax_ddpm.opened_images import images_at, open_images
 from jax_ddpm.reports import REPORTS
 from jax_ddpm.sample_reports import SAMPLE_REPORTS
-from jax_ddpm.trained import kind_of_weights, open_run
+from jax_ddpm.trained import fill_in_classes, kind_of_weights, open_run
 from jax_ddpm.training.sharding import make_mesh
 
 STAND_ALONE = ("fid", "is", "kid", "precision_recall")  # of --samples, where no metrics are named
@@ -40,6 +40,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if config.eval.samples:
         evaluate_file(config, workdir, mesh)
         return
+    fill_in_classes(config, workdir)
     names = chosen_metrics(config)
     if of_images := [name for name in names if name in METRICS]:
         evaluate_held_out(config, workdir, mesh, of_images)

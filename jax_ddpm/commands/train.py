@@ -108,7 +108,7 @@ def prepare(
             f"{workdir} holds weights and no run, and is left as it is. To train further from them, into another folder: "
             f"--config FILE --workdir ANOTHER --config.train.start={workdir}"
         )
-    config.data.class_names = source.class_names
+    config.data.update(class_names=source.class_names, classes_named=True)
     check(config)
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
     if config.train.parallel == "pmap":

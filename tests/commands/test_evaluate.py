@@ -160,6 +160,17 @@ def test_images_of_other_classes_are_refused(trained):
         held_out._check_labels(config, source)
 
 
+def test_classes_without_names_are_those_of_any_data_that_has_as_many(trained, capsys):
+    config = read_config(trained)
+    config.data.update(class_names=("0", "1"), classes_named=False)
+    letters = Source("letters", 3, lambda number: pytest.fail("nothing need be read"), ("a", "b"))
+    held_out._check_labels(config, letters)
+    assert "the 2 classes of this network have no names: taken to be those of letters, in its order" in capsys.readouterr().out
+    more = dataclasses.replace(letters, class_names=("a", "b", "c"))
+    with pytest.raises(InvalidInput, match=r"the classes of letters are 3 \(a, b, c\): .* trained on 2 without names"):
+        held_out._check_labels(config, more)
+
+
 def test_a_classifier_is_judged_by_levels_of_noise(trained_classifier, capsys):
     config = read_config(trained_classifier)
     config.eval.update(count=COUNT, batch_size=BATCH)
