@@ -7,18 +7,21 @@ from typing import Any
 import numpy as np
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.interop.names import LEAVES, Found, Settings, to_ours
+from jax_ddpm.interop.names import LEAVES, Found, Settings, has_module, shape_of, to_ours
 
 _MODULES = {"time_0": "temb.dense.0", "time_1": "temb.dense.1"} | {
     **{"mid_0_resnet": "mid.block_1", "mid_attention": "mid.attn_1", "mid_1_resnet": "mid.block_2"},
 }
 _KINDS = {"resnet": "block", "attention": "attn"}
 _INSIDE = {"embedding": "temb_proj", "skip": "nin_shortcut", "query": "q", "key": "k", "value": "v", "out": "proj_out"}
+# How the published ones were trained, by channels and multipliers: those for CIFAR-10 and CelebA at 64 pixels, and at 256.
+_SMALL, _LARGE = {"dropout": 0.1, "variance": "fixed_large"}, {"dropout": 0.0, "variance": "fixed_small"}
+_PUBLISHED = {(128, (1, 2, 2, 2)): _SMALL, (128, (1, 2, 2, 2, 4)): _SMALL, (128, (1, 1, 2, 2, 4, 4)): _LARGE}
 
 
 def is_ddim(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these are the tensors of such a network."""
-    return "temb.dense.0.weight" in tensors
+    return any(name.startswith("temb.dense.") for name in tensors)
 
 
 def states(content: Any) -> Any:
@@ -39,33 +42,56 @@ def find_ddim(tensors: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Fo
       tensors: by name.
       given: settings that the user has given, dotted; without data.image_size attention is taken to be at 16 pixels, as in
         all that were published.
+    Returns:
+      It; of what no tensor tells, the noise is DDPM's, dropout and variance those of the published network of this shape.
     Raises:
       InvalidInput: its structure is that of no such network.
     """
-    levels = 1 + max(int(found[1]) for name in tensors if (found := re.match(r"down\.(\d+)\.", name)))
-    channels, colours = tensors["conv_in.weight"].shape[:2]
-    widths = [tensors[f"down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
-    if any(width % channels for width in widths):
-        raise InvalidInput(f"levels of {widths} channels: expected multiples of those of conv_in, {channels}")
-    attention = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in tensors]
+    levels, blocks = _count(tensors, r"down\.(\d+)\."), _count(tensors, r"down\.0\.block\.(\d+)\.")
+    if not levels:
+        raise InvalidInput("there is no tensor of down.0: expected levels on the way down")
+    channels, colours = shape_of(tensors, "conv_in.weight", 4)[:2]
+    multipliers = tuple(_multiplier(tensors, f"down.{level}.block.0.conv1.weight", channels) for level in range(levels))
+    attention = [level for level in range(levels) if has_module(tensors, f"down.{level}.attn.0.q")]
+    known = _PUBLISHED.get((channels, multipliers))
+    usual = known or _LARGE
     size = given.get("data.image_size") or (16 * 2 ** attention[0] if len(attention) == 1 else 0)
     model = {
         "network": "unet",
         "channels": channels,
-        "multipliers": tuple(width // channels for width in widths),
-        "blocks": sum(bool(re.fullmatch(r"down\.0\.block\.\d+\.conv1\.weight", name)) for name in tensors),
+        "multipliers": multipliers,
+        "blocks": blocks,
         "attention_resolutions": tuple(size // 2**level for level in attention),
-        "dropout": 0.1 if len(widths) == 4 else 0.0,  # of CIFAR-10, and of the networks for 256 pixels
+        "dropout": usual["dropout"],
         "heads": 1,
     }
-    variance = "fixed_large" if len(widths) == 4 else "fixed_small"
     settings: Settings = {
         "model": model,
         "data": {"image_size": size, "channels": colours, "class_names": ()},
-        "diffusion": {"schedule": "linear", "steps": 1000, "prediction": "eps", "variance": variance, "loss": "eps"},
+        "diffusion": {"schedule": "linear", "steps": 1000, "prediction": "eps", "loss": "eps", "variance": usual["variance"]},
     }
+    assumed = ("model.dropout", *(f"diffusion.{name}" for name in settings["diffusion"]))
     unknown = () if size else ("data.image_size",)
-    return Found("DDIM's U-Net", settings, lambda like, _: to_ours(tensors, like, ddim_name), unknown)
+    return Found(
+        format="DDIM's U-Net",
+        settings=settings,
+        params=lambda like, _: to_ours(tensors, like, ddim_name),
+        open=unknown,
+        assumed=assumed if unknown else ("data.image_size", *assumed),
+        why="known of the published network that has them" if known else "as the published networks have it",
+    )
+
+
+def _count(tensors: Mapping[str, np.ndarray], pattern: str) -> int:
+    """One more than the largest number that stands in a name where the pattern has a group; 0 where it is in none."""
+    return max((1 + int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=0)
+
+
+def _multiplier(tensors: Mapping[str, np.ndarray], name: str, channels: int) -> int:
+    width = shape_of(tensors, name, 4)[0]
+    if width % channels:
+        raise InvalidInput(f"{name} has {width} rows: expected a multiple of those of conv_in.weight, {channels}")
+    return width // channels
 
 
 def ddim_name(name: str) -> str:

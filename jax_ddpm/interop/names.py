@@ -1,6 +1,6 @@
 """Tensors of other systems under our names and in our order of axes, and ours in theirs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +26,43 @@ class Found(NamedTuple):
       params: (like, model) -> its parameters under our names, NumPy arrays; `like` has the shapes wanted, `model` the settings
         of the network.
       open: settings that nothing in it says, and that have to be given: dotted names.
+      assumed: settings that nothing in it says either, but that are taken to be as `why` has it; the user is told of each.
     """
 
     format: str
     settings: Settings
     params: Callable[[Params, Mapping[str, Any]], Params]
     open: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    why: str = ""
+
+
+def has_module(tensors: Mapping[str, np.ndarray], module: str) -> bool:
+    """Whether a layer is there: a tensor of it, so that another one that is missing is told as missing."""
+    return any(f"{module}.{leaf}" in tensors for leaf in ("weight", "bias"))
+
+
+def shape_of(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor that tells something of the network.
+
+    Raises:
+      InvalidInput: it is missing, or has not so many axes; the message names it.
+    """
+    if name not in tensors:
+        check_names([name], ())
+    shape = tensors[name].shape
+    if len(shape) != axes or 0 in shape:
+        raise InvalidInput(f"{name} has shape {shape}: expected {axes} axes, none of them empty")
+    return shape
+
+
+def check_names(wanted: Collection[str], found: Collection[str]) -> None:
+    """Raises InvalidInput where a tensor is missing or left over; the message names it."""
+    missing, left_over = set(wanted) - set(found), set(found) - set(wanted)
+    if missing or left_over:
+        raise InvalidInput(
+            f"these are not the tensors of this network: missing {_listed(missing)}; left over {_listed(left_over)}"
+        )
 
 
 def to_ours(tensors: Mapping[str, np.ndarray], like: Params, name_of: Callable[[str], str]) -> Params:
@@ -48,11 +79,7 @@ def to_ours(tensors: Mapping[str, np.ndarray], like: Params, name_of: Callable[[
     """
     wanted = flatten_dict(like, sep=".")
     theirs = {name: name_of(name) for name in wanted}
-    missing, left_over = set(theirs.values()) - tensors.keys(), tensors.keys() - set(theirs.values())
-    if missing or left_over:
-        raise InvalidInput(
-            f"these are not the tensors of this network: missing {_listed(missing)}; left over {_listed(left_over)}"
-        )
+    check_names(theirs.values(), tensors.keys())
     turned = {name: _turned(name, theirs[name], tensors[theirs[name]], wanted[name]) for name in wanted}
     return unflatten_dict(turned, sep=".")
 

@@ -4,14 +4,17 @@ The architecture is read off the tensors. What they do not tell (how large the i
 what order its weights lie, how the noise grows) is known of the networks that were published, and has to be given of others.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jax_ddpm.errors import InvalidInput
-from jax_ddpm.interop.names import LEAVES, Found, Settings, to_ours
+from jax_ddpm.interop.names import LEAVES, Found, Settings, check_names, has_module, shape_of, to_ours
+from jax_ddpm.interop.openai_published import PUBLISHED, Shape
 from jax_ddpm.training.state import Params
 
 QKV = ("by_head", "whole")
@@ -26,30 +29,11 @@ _FIXED = {
     **{"mid_0_resnet": "middle_block.0", "mid_attention": "middle_block.1", "mid_1_resnet": "middle_block.2"},
     **{"norm_out": "out.0", "conv_out": "out.2", "pool": "out.2", "logits": "out.2.c_proj"},
 }
-_LINEAR, _COSINE = {"schedule": "linear", "steps": 1000}, {"schedule": "cosine", "steps": 1000}
-_LONG = {"schedule": "cosine", "steps": 4000}
-# What the tensors of the published networks do not tell, by what they do: (channels, multipliers, whether the image changes its
-# size within blocks, levels with attention, whether it enlarges). LSUN's of guided-diffusion are the same tensors as ImageNet's
-# without classes, and of these it is that there is no dropout.
-_PUBLISHED: dict[tuple[Any, ...], dict[str, Any]] = {
-    (128, (1, 2, 2, 2), False, 2, False): {"size": 32, "heads": 4, "dropout": 0.3, "time_scale": 0.25, "diffusion": _LONG},
-    (128, (1, 2, 3, 4), False, 2, False): {"size": 64, "heads": 4, "time_scale": 0.25, "diffusion": _LONG},
-    (192, (1, 2, 3, 4), False, 2, False): {"size": 64, "heads": 4, "diffusion": _LONG},
-    (128, (1, 1, 2, 2, 4, 4), False, 1, False): {"size": 256, "heads": 1, "diffusion": _LINEAR},
-    (192, (1, 1, 2, 2, 4, 4), False, 2, True): {"size": 256, "heads": 4, "diffusion": _LINEAR | {"steps": 4000}},
-    (192, (1, 2, 3, 4), True, 3, False): {"size": 64, "dropout": 0.1, "qkv": "whole", "diffusion": _COSINE},
-    (256, (1, 1, 2, 3, 4), True, 3, False): {"size": 128, "heads": 4, "diffusion": _LINEAR},
-    (256, (1, 1, 2, 2, 4, 4), True, 3, False): {"size": 256, "diffusion": _LINEAR},
-    (128, (1, 2, 2, 4, 4, 8, 8), True, 3, False): {"size": 512, "diffusion": _LINEAR},
-    (192, (1, 1, 2, 2, 4, 4), True, 3, True): {"size": 256, "heads": 4, "diffusion": _LINEAR},
-    (192, (1, 1, 2, 2, 4, 4), True, 2, True): {"size": 512, "diffusion": _LINEAR},
-}
-_CLASSIFIERS = {(1, 2, 3, 4): _COSINE}  # the others are of the linear schedule
 
 
 def is_openai(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether these are the tensors of such a network."""
-    return "input_blocks.0.0.weight" in tensors
+    return any(name.startswith("input_blocks.0.0.") for name in tensors)
 
 
 def find_openai(tensors: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Found:
@@ -58,55 +42,112 @@ def find_openai(tensors: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> 
     Args:
       tensors: by name.
       given: settings that the user has given, dotted; import_weights.qkv among them, one of QKV.
+    Returns:
+      It; of one that was not published the size of its images, its heads and its noise are open.
     Raises:
-      InvalidInput: its structure is that of no such network.
+      InvalidInput: its structure is that of no such network; a tensor that it takes to tell is named.
     """
-    blocks, levels = _layout(tensors)
-    model = _structure(tensors, blocks, levels)
-    classifier, within = model["network"] == "noisy_classifier", model["block_resampling"]
-    in_channels = tensors["input_blocks.0.0.weight"].shape[1]
-    enlarges = in_channels in (2, 6)
-    attention = [level for level in range(levels) if f"input_blocks.{level * (blocks + 1) + 1}.1.qkv.weight" in tensors]
-    key = (model["channels"], model["multipliers"], within, len(attention), enlarges)
-    known = _known_classifier(tensors, levels, model) if classifier else dict(_PUBLISHED.get(key, {}))
-    size = given.get("data.image_size", known.get("size", 0))
-    heads = {name: given[f"model.{name}"] for name in ("heads", "head_channels") if given.get(f"model.{name}")}
-    if known and not heads:
-        heads = {"heads": known["heads"]} if "heads" in known else {"head_channels": 64}
-    model |= {"attention_resolutions": tuple(size // 2**level for level in attention), "heads": 1, "head_channels": 0} | heads
-    model |= {"dropout": known.get("dropout", 0.0), "time_scale": known.get("time_scale", 1.0)}
-    channels = in_channels // 2 if enlarges else in_channels
-    if enlarges:
-        model |= {"low_res_size": size // 4, "low_res_time": False}
-    settings: Settings = {"model": model, "data": {"image_size": size, "channels": channels}}
-    settings["data"]["class_names"] = tuple(map(str, range(_labels(tensors))))
-    settings["diffusion"] = dict(known.get("diffusion", {})) | ({} if classifier else _variance(tensors, channels))
-    settings |= {"eval": {"metrics": ("accuracy",)}} if classifier else {}
-    unknown = {"data.image_size": not size, "model.heads or model.head_channels": not heads}
-    order = given.get("import_weights.qkv") or known.get("qkv", "by_head")
-    if order not in QKV:
+    order = given.get("import_weights.qkv", "")
+    if order and order not in QKV:
         raise InvalidInput(f"import_weights.qkv={order!r}: expected {' or '.join(QKV)}")
+    blocks, levels = _layout(tensors)
+    model, shape = _structure(tensors, blocks, levels)
+    known = PUBLISHED.get(shape)
+    if known and any(given.get(f"diffusion.{name}", known[name]) != known[name] for name in ("schedule", "steps")):
+        known = None  # the same tensors, trained on other noise
+    settings = _settings(tensors, shape, model, known or {}, given)
+    order = settings["import_weights"]["qkv"]
 
     def params(like: Params, model: Mapping[str, Any]) -> Params:
-        return to_ours(_split(tensors, order, model), like, partial(openai_name, blocks=blocks, levels=levels, tensors=tensors))
+        name_of = partial(openai_name, blocks=blocks, levels=levels, tensors=tensors)
+        check_names({_joined(name_of(name)) for name in flatten_dict(like, sep=".")}, tensors.keys())
+        return to_ours(_split(tensors, order, model), like, name_of)
 
-    name = "OpenAI's classifier" if classifier else "OpenAI's U-Net"
-    return Found(name, settings, params, tuple(each for each, is_so in unknown.items() if is_so))
+    unknown = () if known else _unknown(shape, settings, given)
+    return Found(
+        format="OpenAI's classifier" if shape.classifier else "OpenAI's U-Net",
+        settings=settings,
+        params=params,
+        open=unknown,
+        assumed=tuple(name for name in _untold(shape, settings) if name not in unknown),
+        why="known of the published network that has them" if known else "as OpenAI's programs have it where no flag is given",
+    )
+
+
+def _settings(
+    tensors: Mapping[str, np.ndarray],
+    shape: Shape,
+    model: Mapping[str, Any],
+    known: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> Settings:
+    """Those that the tensors tell, and what is known or given; zeros for what is open."""
+    size = given.get("data.image_size", known.get("size", 0))
+    if shape.classifier:  # it has a vector for each position, and one for their mean
+        positions = shape_of(tensors, "out.2.positional_embedding", 2)[1]
+        size = round((positions - 1) ** 0.5) * 2 ** (len(shape.multipliers) - 1)
+    heads = {name: given[f"model.{name}"] for name in ("heads", "head_channels") if given.get(f"model.{name}")}
+    if not heads and (known or shape.classifier):  # 64 channels a head is all that its classifiers can have
+        heads = {"heads": known["heads"]} if "heads" in known else {"head_channels": 64}
+    untold = {"heads": 1, "head_channels": 0} | heads
+    untold |= {name: known.get(name, usual) for name, usual in (("dropout", 0.0), ("time_scale", 1.0))}
+    if shape.enlarges:
+        untold |= {"low_res_size": size // 4 if known else 0, "low_res_time": False}
+    attention = tuple(size // 2**level for level in shape.attention)
+    noise = {name: known[name] for name in ("schedule", "steps") if name in known}
+    data = {"image_size": size, "channels": shape.colours, "class_names": tuple(map(str, range(shape.labels)))}
+    qkv = given.get("import_weights.qkv") or known.get("qkv", "by_head")
+    return {
+        "model": {**model, **untold, "attention_resolutions": attention},
+        "data": data,
+        "diffusion": noise if shape.classifier else noise | {"prediction": "eps"} | _variance(shape.learned),
+        "import_weights": {"qkv": qkv},
+    } | ({"eval": {"metrics": ("accuracy",)}} if shape.classifier else {})
+
+
+def _variance(learned: bool) -> dict[str, str]:
+    return {"variance": "learned_range", "loss": "hybrid"} if learned else {"variance": "fixed_large", "loss": "eps"}
+
+
+def _untold(shape: Shape, settings: Settings) -> list[str]:
+    """What no tensor tells of a network of this shape: dotted names."""
+    model = ["dropout", "time_scale", "head_channels" if settings["model"]["head_channels"] else "heads"]
+    model += ["low_res_size"] if shape.enlarges else []
+    noise = ["schedule", "steps"]
+    if not shape.classifier:
+        noise += ["prediction", "loss"] if shape.learned else ["prediction", "loss", "variance"]
+    size = [] if shape.classifier else ["data.image_size"]
+    return [*size, *(f"model.{name}" for name in model), "import_weights.qkv", *(f"diffusion.{name}" for name in noise)]
+
+
+def _unknown(shape: Shape, settings: Settings, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What has to be given of a network that was not published."""
+    heads = any(given.get(f"model.{name}") for name in ("heads", "head_channels"))
+    rescaled = not shape.classifier and given.get("diffusion.steps", 1000) != 1000  # of 1,000 it makes no difference
+    asked = {
+        "data.image_size": not settings["data"]["image_size"],
+        "model.heads or model.head_channels": not (heads or shape.classifier),
+        "model.low_res_size": shape.enlarges,
+        "diffusion.schedule": True,
+        "diffusion.steps": True,
+        "model.time_scale": rescaled,
+    }
+    return tuple(name for name, is_open in asked.items() if is_open and name not in given)
 
 
 def _layout(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
     """Blocks a level, and levels: what fits the blocks on the way down, where a last one of each level halves the image."""
-    total = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("input_blocks."))
+    total = 1 + max(int(found[1]) for name in tensors if (found := re.match(r"input_blocks\.(\d+)\.", name)))
     fitting = [blocks for blocks in range(1, total) if total % (blocks + 1) == 0 and _fits(tensors, total, blocks)]
     if len(fitting) != 1:
-        found = f"{len(fitting)} fit" if fitting else "none fits"
-        raise InvalidInput(f"{total} input_blocks: expected levels of as many blocks each and a layer between them; {found}")
+        which = f"{len(fitting)} fit" if fitting else "none fits"
+        raise InvalidInput(f"{total} input_blocks: expected levels of as many blocks each and a layer between them; {which}")
     return fitting[0], total // (fitting[0] + 1)
 
 
 def _fits(tensors: Mapping[str, np.ndarray], total: int, blocks: int) -> bool:
     def has(number: int, part: str) -> bool:
-        return f"input_blocks.{number}.{part}.weight" in tensors
+        return has_module(tensors, f"input_blocks.{number}.{part}")
 
     for number in range(1, total):
         between = number % (blocks + 1) == 0
@@ -118,58 +159,83 @@ def _fits(tensors: Mapping[str, np.ndarray], total: int, blocks: int) -> bool:
             return False
         if not between and number % (blocks + 1) != 1 and has(number, "0.skip_connection"):
             return False
-    if "output_blocks.0.0.in_layers.0.weight" not in tensors:  # a classifier: the blocks between have no sign of their own
+    if _is_classifier(tensors):  # the blocks between have no sign of their own
         runs = {number for number in range(1, total) if has(number, "1.qkv") != has(number - 1, "1.qkv")}
         return all((number % (blocks + 1)) in (0, 1) for number in runs)
     doubles = [number for number in range(total) if _upsample(tensors, number)]
     return doubles == list(range(blocks, total - 1, blocks + 1))
 
 
+def _is_classifier(tensors: Mapping[str, np.ndarray]) -> bool:
+    return not any(name.startswith("output_blocks.") for name in tensors)
+
+
 def _upsample(tensors: Mapping[str, np.ndarray], number: int) -> str:
     """The name of what doubles the image at the end of a block on the way up, "" where nothing does."""
     names = [f"output_blocks.{number}.{place}" for place in (1, 2)]
-    return next((name for name in names if {f"{name}.conv.weight", f"{name}.in_layers.0.weight"} & tensors.keys()), "")
+    return next((name for name in names if any(has_module(tensors, f"{name}.{part}") for part in ("conv", "in_layers.0"))), "")
 
 
-def _structure(tensors: Mapping[str, np.ndarray], blocks: int, levels: int) -> dict[str, Any]:
-    """The settings of the network that its tensors tell."""
-    channels = tensors["input_blocks.0.0.weight"].shape[0]
-    firsts = [f"input_blocks.{level * (blocks + 1) + 1}.0" for level in range(levels)]
-    widths = [tensors[f"{first}.out_layers.3.weight"].shape[0] for first in firsts]
-    if any(width % channels for width in widths):
-        raise InvalidInput(f"blocks of {widths} channels: expected multiples of those of input_blocks.0, {channels}")
-    told, time = tensors[f"{firsts[0]}.emb_layers.1.weight"].shape[0], tensors["time_embed.0.weight"].shape[1]
+def _structure(tensors: Mapping[str, np.ndarray], blocks: int, levels: int) -> tuple[dict[str, Any], Shape]:
+    """The settings of the network that its tensors tell, and those by which a published one is known."""
+    classifier = _is_classifier(tensors)
+    if classifier:
+        _check_pool(tensors)
+    channels, in_channels = shape_of(tensors, "input_blocks.0.0.weight", 4)[:2]
+    enlarges = not classifier and in_channels in (2, 6)
+    colours = in_channels // 2 if enlarges else in_channels
+    firsts = [f"input_blocks.{level * (blocks + 1) + 1}" for level in range(levels)]
+    multipliers = tuple(_multiplier(tensors, f"{first}.0.out_layers.3.weight", channels) for first in firsts)
+    told, time = shape_of(tensors, f"{firsts[0]}.0.emb_layers.1.weight", 2)[0], shape_of(tensors, "time_embed.0.weight", 2)[1]
+    by_layer = has_module(tensors, f"input_blocks.{blocks + 1}.0.op")
+    shape = Shape(
+        channels=channels,
+        multipliers=multipliers,
+        blocks=blocks,
+        attention=tuple(level for level, first in enumerate(firsts) if has_module(tensors, f"{first}.1.qkv")),
+        labels=_labels(tensors, classifier),
+        colours=colours,
+        scale_shift=told == 2 * multipliers[0] * channels,
+        within=levels > 1 and not by_layer,
+        learned=not classifier and shape_of(tensors, "out.2.weight", 4)[0] == 2 * colours,
+        enlarges=enlarges,
+        classifier=classifier,
+        time_channels=0 if time == channels else time,
+    )
     return {
-        "network": "noisy_classifier" if "out.2.c_proj.weight" in tensors else "unet",
-        "channels": channels,
-        "multipliers": tuple(width // channels for width in widths),
-        "blocks": blocks,
+        "network": "noisy_classifier" if classifier else "unet",
+        **{name: getattr(shape, name) for name in ("channels", "multipliers", "blocks", "scale_shift", "time_channels")},
         "groups": 32,
-        "scale_shift": told == 2 * widths[0],
-        "block_resampling": levels > 1 and f"input_blocks.{blocks + 1}.0.op.weight" not in tensors,
-        "downsample": "conv_centred" if f"input_blocks.{blocks + 1}.0.op.weight" in tensors else "conv",
+        "block_resampling": shape.within,
+        "downsample": "conv_centred" if by_layer else "conv",
         "norm_eps": 1e-5,
         "time_cosine_first": True,
         "time_frequency_shift": 0,
-        "time_channels": 0 if time == channels else time,
-        "class_conditional": "label_emb.weight" in tensors,
-    }
+        "class_conditional": not classifier and shape.labels > 0,
+    }, shape
 
 
-def _known_classifier(tensors: Mapping[str, np.ndarray], levels: int, model: Mapping[str, Any]) -> dict[str, Any]:
-    """A classifier has a vector for each position: that says how large its images are; their heads have 64 channels."""
-    side = round((tensors["out.2.positional_embedding"].shape[1] - 1) ** 0.5)
-    return {"size": side * 2 ** (levels - 1), "diffusion": _CLASSIFIERS.get(model["multipliers"], _LINEAR)}
+def _labels(tensors: Mapping[str, np.ndarray], classifier: bool) -> int:
+    if classifier:
+        return shape_of(tensors, "out.2.c_proj.weight", 3)[0]
+    return shape_of(tensors, "label_emb.weight", 2)[0] if "label_emb.weight" in tensors else 0
 
 
-def _labels(tensors: Mapping[str, np.ndarray]) -> int:
-    rows = tensors.get("label_emb.weight", tensors.get("out.2.c_proj.weight"))
-    return 0 if rows is None else len(rows)
+def _multiplier(tensors: Mapping[str, np.ndarray], name: str, channels: int) -> int:
+    width = shape_of(tensors, name, 4)[0]
+    if width % channels:
+        raise InvalidInput(f"{name} has {width} rows: expected a multiple of those of input_blocks.0.0.weight, {channels}")
+    return width // channels
 
 
-def _variance(tensors: Mapping[str, np.ndarray], channels: int) -> dict[str, str]:
-    learned = len(tensors["out.2.weight"]) == 2 * channels
-    return {"variance": "learned_range", "loss": "hybrid"} if learned else {"variance": "fixed_large"}
+def _check_pool(tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises InvalidInput where a classifier sums up its image by something else than attention."""
+    if not any(has_module(tensors, f"out.2.{part}") for part in ("qkv_proj", "c_proj")):
+        last = sorted(name for name in tensors if name.startswith("out."))
+        raise InvalidInput(
+            f"without output_blocks it is a classifier, and this one ends in {', '.join(last) or 'nothing'}: expected one that "
+            "pools by attention (classifier_pool=attention), with out.2.qkv_proj and out.2.c_proj"
+        )
 
 
 def openai_name(name: str, blocks: int, levels: int, tensors: Mapping[str, np.ndarray]) -> str:
@@ -202,9 +268,14 @@ def _place(module: str, blocks: int, levels: int, tensors: Mapping[str, np.ndarr
 def _inside(module: str, part: str, start: str, tensors: Mapping[str, np.ndarray]) -> str:
     if module.endswith("attention"):
         return {"out": "proj_out"}.get(part, part)
-    if part == "conv" and f"{start}.op.weight" in tensors:
+    if part == "conv" and has_module(tensors, f"{start}.op"):
         return "op"
     return _IN_RESNET.get(part, part)
+
+
+def _joined(name: str) -> str:
+    """The name of the tensor that has q, k and v in one, where one of them is named; else the name itself."""
+    return re.sub(r"^(out\.2\.)(query|key|value)\.", r"\1qkv_proj.", re.sub(r"(?<=\.1\.)(query|key|value)\.", "qkv.", name))
 
 
 def _split(tensors: Mapping[str, np.ndarray], order: str, model: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -218,6 +289,8 @@ def _split(tensors: Mapping[str, np.ndarray], order: str, model: Mapping[str, An
             continue
         width = len(tensor) // 3
         heads = width // model["head_channels"] if model["head_channels"] else model["heads"]
+        if heads < 1 or len(tensor) % (3 * heads):
+            raise InvalidInput(f"{name} has shape {tensor.shape}: expected rows for q, k and v of {max(heads, 1)} heads")
         split = tensor.reshape(heads, 3, -1, *tensor.shape[1:]) if order == "by_head" and kind == "qkv" else None
         rows = tensor.reshape(3, 1, width, *tensor.shape[1:]) if split is None else split.swapaxes(0, 1)
         for part, each in zip(("query", "key", "value"), rows, strict=True):

@@ -1,6 +1,8 @@
 """Networks of the public code, imported by the command, against what they themselves gave: see golden/make.py."""
 
 import json
+import re
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +15,20 @@ from jax_ddpm.commands import import_weights
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.diffusion.low_resolution import enlarged
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.interop.find import FORMATS
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
 from tests.interop.golden.make import HERE, LABELS, T, image, made
 
 # What has to be given of networks that were not published.
+NOISE = {"diffusion.schedule": "linear", "diffusion.steps": 1000}
 GIVEN = {
-    "improved": {"data.image_size": 8, "model.heads": 4},
-    "improved_without_scale": {"data.image_size": 8, "model.heads": 1},
-    "adm": {"data.image_size": 8, "model.head_channels": 16, "import_weights.qkv": "whole"},
-    "adm_by_head": {"data.image_size": 8, "model.heads": 2},
-    "adm_enlarging": {"data.image_size": 8, "model.heads": 4},
-    "classifier": {"model.head_channels": 16},
+    "improved": {"data.image_size": 8, "model.heads": 4, **NOISE},
+    "improved_without_scale": {"data.image_size": 8, "model.heads": 1, **NOISE},
+    "adm": {"data.image_size": 8, "model.head_channels": 16, "import_weights.qkv": "whole", **NOISE},
+    "adm_by_head": {"data.image_size": 8, "model.heads": 2, **NOISE},
+    "adm_enlarging": {"data.image_size": 8, "model.low_res_size": 2, "model.heads": 4, **NOISE},
+    "classifier": {"model.head_channels": 16, **NOISE},
     "ddim": {},
 }
 SETTINGS = {
@@ -88,7 +92,15 @@ def test_the_other_order_of_qkv_is_another_network(tmp_path):
 @pytest.mark.parametrize(
     ("name", "given", "change", "message"),
     [
-        ("improved", {}, {}, r"does not say data\.image_size, model\.heads or model\.head_channels"),
+        ("improved", {}, {}, r"does not say data\.image_size, model\.heads or model\.head_channels, diffusion\.schedule, dif"),
+        ("improved", {"diffusion.steps": 4000}, {}, r"diffusion\.schedule, model\.time_scale: expected also --config\.data"),
+        (
+            "adm_enlarging",
+            {},
+            {},
+            r"does not say .*model\.low_res_size.*model\.heads= --config\.model\.low_res_size=",
+        ),
+        ("classifier", {}, {}, r"classifier, and does not say diffusion\.schedule, diffusion\.steps: expected"),
         ("improved", GIVEN["improved"], {"out.2.bias": None}, r"missing out\.2\.bias; left over none"),
         ("improved", GIVEN["improved"], {"out.3.bias": (3,)}, r"missing none; left over out\.3\.bias"),
         ("improved", GIVEN["improved"], {"out.2.bias": (7,)}, r"out\.2\.bias has shape \(7,\).*expected \(6,\)"),
@@ -102,6 +114,48 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(name, given, change, 
     with pytest.raises(InvalidInput, match=message):
         imported(tensors, tmp_path, **given)
     assert not (tmp_path / "run").exists()
+
+
+@cache
+def shapes_of(name):
+    """Those of our parameters, and the settings of the network."""
+    settings = import_weights.settings_of(default_config(), read(name, theirs(name)[0]).settings, GIVEN[name])
+    return jax.eval_shape(partial(experiment.init_params, settings), jax.random.key(0)), settings.model
+
+
+def read(name, tensors):
+    return next(find for is_one, find in FORMATS.values() if is_one(tensors))(tensors, GIVEN[name])
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_whichever_tensor_is_missing_or_of_another_shape_is_named(name):
+    tensors = theirs(name)[0]
+    like, model = shapes_of(name)
+    for each in tensors.keys() - {"label_emb.weight"}:
+        for changed in ({}, {each: np.zeros(11, np.float32)}, {each: np.zeros((1, 1, 11, 1, 1), np.float32)}):
+            rest = {key: tensor for key, tensor in tensors.items() if key != each} | changed
+            with pytest.raises(InvalidInput, match=re.escape(each)):
+                read(name, rest).params(like, model)
+
+
+@pytest.mark.parametrize("name", ["adm", "improved_without_scale"])
+def test_without_the_embedding_of_its_labels_it_is_a_network_without_classes(name):
+    """Nothing else tells that there were any; the classes that there are stand in what is printed."""
+    tensors = theirs(name)[0]
+    assert read(name, tensors).settings["data"]["class_names"] == tuple("01234")
+    del tensors["label_emb.weight"]
+    settings = read(name, tensors).settings
+    assert (settings["data"]["class_names"], settings["model"]["class_conditional"]) == ((), False)
+
+
+def test_what_is_assumed_is_printed_with_its_values(tmp_path, capsys):
+    given = {**GIVEN["adm_by_head"], "model.dropout": 0.2}
+    imported(theirs("adm_by_head")[0], tmp_path, **given)
+    said = capsys.readouterr().out
+    assert "what is not in the weights, as OpenAI's programs have it where no flag is given: model.time_scale=1.0, " in said
+    assert "import_weights.qkv='by_head', diffusion.prediction='eps'" in said
+    assert "say so, --config.NAME=VALUE" in said
+    assert not {"model.dropout=", "model.heads=", "diffusion.steps="} & {word.split("=")[0] + "=" for word in said.split()}
 
 
 def test_tensors_of_nobody_are_told(tmp_path):
