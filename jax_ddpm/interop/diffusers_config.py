@@ -8,6 +8,8 @@ import numpy as np
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.interop.names import Settings
 
+UNET = "UNet2DModel"
+
 # What the constructor takes where a file does not say: for everything that is read here.
 _DEFAULTS: dict[str, Any] = {
     **{"sample_size": None, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "dropout": 0.0},
@@ -48,6 +50,7 @@ def unet_settings(network: Mapping[str, Any], image_size: int | None = None) -> 
     Raises:
       InvalidInput: it has a part that this U-Net does not; the message names the key, its value and what there is.
     """
+    _expect("_class_name", network.get("_class_name", UNET), (UNET,))
     for name, supported in _FIXED.items():
         _expect(name, network.get(name, supported[0]), supported)
     c = _DEFAULTS | {name: network[name] for name in _DEFAULTS if name in network}
@@ -135,19 +138,30 @@ _VARIANCES = {
     **{name: name for name in ("fixed_small", "fixed_large", "learned", "learned_range")},
     **{"fixed_small_log": "fixed_small", "fixed_large_log": "fixed_large"},
 }
+# Those that keep their chain in the same settings, with the same defaults: what is drawn by, a sampler here, is not read.
+_SCHEDULERS = (
+    *("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"),
+    *("PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverSinglestepScheduler"),
+    *("DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"),
+    *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler"),
+)
 _SCHEDULER: dict[str, Any] = {
     **{"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"},
     **{"variance_type": "fixed_small", "prediction_type": "epsilon", "clip_sample": True, "rescale_betas_zero_snr": False},
 }
-_SCHEDULER_FIXED: dict[str, tuple[Any, ...]] = {"trained_betas": (None,), "thresholding": (False,), "clip_sample_range": (1,)}
+_SCHEDULER_FIXED: dict[str, tuple[Any, ...]] = {
+    **{"trained_betas": (None,), "thresholding": (False,), "clip_sample_range": (1,)},
+    **{"use_flow_sigmas": (False,), "timestep_type": ("discrete",)},
+}
 
 
 def scheduler_settings(scheduler: Mapping[str, Any]) -> Settings:
     """Settings of a run from a scheduler_config.json, of a DDPMScheduler or another with its settings.
 
     Raises:
-      InvalidInput: a schedule, prediction or variance that there is none of here.
+      InvalidInput: a scheduler, schedule, prediction or variance that there is none of here.
     """
+    _expect("_class_name", scheduler.get("_class_name", _SCHEDULERS[0]), _SCHEDULERS)
     for name, supported in _SCHEDULER_FIXED.items():
         _expect(name, scheduler.get(name, supported[0]), supported)
     s = _SCHEDULER | {name: scheduler[name] for name in _SCHEDULER if name in scheduler}
@@ -188,7 +202,7 @@ def unet_config(model: Mapping[str, Any], image_size: int, channels: int, out_ch
         for way in ("Down", "Up")
     )
     return {
-        "_class_name": "UNet2DModel",
+        "_class_name": UNET,
         "sample_size": image_size,
         "in_channels": channels,
         "out_channels": out_channels,

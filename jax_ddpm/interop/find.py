@@ -24,6 +24,9 @@ FORMATS: dict[str, tuple[Callable[[Tensors], bool], Callable[[Tensors, Mapping[s
 """Files of tensors, by whose they are: whether these are of that kind, and what network they make."""
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+VARIANTS = ("diffusion_pytorch_model.fp16.safetensors",)
+INDEX, PARTS = "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model-*.safetensors"
+NOISE = tuple(f"diffusion.{name}" for name in ("schedule", "steps", "prediction", "variance"))
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
 
 
@@ -55,9 +58,14 @@ def downloaded(name: str) -> Path:
             f"there is no file or folder {name}, and what the Hugging Face hub has of that name is got by its library: "
             f"pip install huggingface_hub ({error})"
         ) from error
-    files = [f"{folder}{file}" for folder in ("", "unet/") for file in (CONFIG, *WEIGHTS)]
+    files = [f"{folder}{file}" for folder in ("", "unet/") for file in (CONFIG, INDEX, PARTS, *WEIGHTS)]
+    files += [SCHEDULER, f"scheduler/{SCHEDULER}"]
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=[*files, SCHEDULER, f"scheduler/{SCHEDULER}"]))
+        folder = Path(hub.snapshot_download(name, allow_patterns=files))
+        if any((place / file).is_file() for place in (folder, folder / "unet") for file in (INDEX, *WEIGHTS)):
+            return folder
+        halves = [f"{place}{file}" for place in ("", "unet/") for file in VARIANTS]
+        return Path(hub.snapshot_download(name, allow_patterns=[*files, *halves]))
     except (OSError, ValueError) as error:  # those of the library are of these kinds
         raise InvalidInput(
             f"{name} is neither here nor to be had from the Hugging Face hub: {str(error).splitlines()[0]}"
@@ -68,16 +76,30 @@ def _in_folder(folder: Path, given: Mapping[str, Any]) -> Found:
     unet = folder / "unet" if (folder / "unet" / CONFIG).is_file() else folder
     if not (unet / CONFIG).is_file():
         raise InvalidInput(f"{folder} is no folder of diffusers: expected a {CONFIG} in it, or in unet/. Or name a file in it")
-    weights = [unet / name for name in WEIGHTS if (unet / name).is_file()]
-    if not weights:
-        raise InvalidInput(f"{unet} has no weights: expected {' or '.join(WEIGHTS)}")
-    found = find_diffusers(_json(unet / CONFIG), read_tensors(weights[0]), given)
+    found = find_diffusers(_json(unet / CONFIG), _tensors(unet), given)
     for path in (folder / "scheduler" / SCHEDULER, folder / SCHEDULER):
         if path.is_file():
             noise = scheduler_settings(_json(path))
             learned = found.settings["diffusion"]  # where there are twice the channels, whatever the scheduler's default says
             return found._replace(settings=found.settings | noise | {"diffusion": noise["diffusion"] | learned})
-    return found
+    return found._replace(assumed=NOISE, why=f"there is no {SCHEDULER} to say it")
+
+
+def _tensors(folder: Path) -> Tensors:
+    """What a folder has as one file, in parts, or in half precision alone."""
+    for name in (*WEIGHTS, INDEX, *VARIANTS):
+        if (folder / name).is_file():
+            return _parts(folder / name) if name == INDEX else by_name(read_tensors(folder / name), folder / name)
+    raise InvalidInput(f"{folder} has no weights: expected {' or '.join((*WEIGHTS, INDEX, *VARIANTS))}")
+
+
+def _parts(index: Path) -> Tensors:
+    """The tensors of the files beside an index that it names."""
+    files = _json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) and Path(name).name == name for name in files.values()):
+        raise InvalidInput(f"{index}: expected a weight_map, for each tensor the name of a file beside it")
+    read = {name: by_name(read_tensors(index.parent / name), index.parent / name) for name in sorted(set(files.values()))}
+    return {name: tensor for tensors in read.values() for name, tensor in tensors.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:

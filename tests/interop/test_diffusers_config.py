@@ -47,6 +47,7 @@ def test_what_is_written_is_read_as_it_was():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"_class_name": "UNet2DConditionModel"}, r"_class_name='UNet2DConditionModel' .*expected 'UNet2DModel'"),
         ({"act_fn": "relu"}, r"act_fn='relu' is not supported: expected 'silu' or 'swish'"),
         ({"center_input_sample": True}, r"center_input_sample=True is not supported: expected False"),
         ({"mid_block_scale_factor": 1.41}, r"mid_block_scale_factor=1\.41 .*expected 1"),
@@ -71,6 +72,13 @@ def test_what_there_is_none_of_is_refused_by_name(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"_class_name": "CMStochasticIterativeScheduler", "num_train_timesteps": 40},
+            r"_class_name='CMSto.*expected 'DDPMSch",
+        ),
+        ({"_class_name": "EDMEulerScheduler"}, r"_class_name='EDMEulerScheduler' is not supported"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, r"use_flow_sigmas=True .*expected False"),
+        ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, r"timestep_type='continuous'"),
         ({"beta_schedule": "laplace"}, r"beta_schedule='laplace' .*expected 'linear' or"),
         ({"trained_betas": [0.1]}, r"trained_betas=\[0\.1\] .*expected None"),
         ({"thresholding": True}, r"thresholding=True .*expected False"),
@@ -80,6 +88,12 @@ def test_what_there_is_none_of_is_refused_by_name(change, message):
 def test_noise_that_there_is_none_of_is_refused_by_name(change, message):
     with pytest.raises(InvalidInput, match=message):
         scheduler_settings(change)
+
+
+@pytest.mark.parametrize("name", ["DDPM", "DDIM", "PNDM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"])
+def test_schedulers_of_the_same_chain_say_the_same(name):
+    chain = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 400, "prediction_type": "v_prediction"}
+    assert scheduler_settings({"_class_name": f"{name}Scheduler", **chain}) == scheduler_settings(chain)
 
 
 def test_a_schedule_without_a_name_there_is_written_out():
