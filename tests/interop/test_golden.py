@@ -13,12 +13,15 @@ from safetensors.numpy import save_file
 from jax_ddpm import experiment
 from jax_ddpm.commands import import_weights
 from jax_ddpm.config import default_config, read_config
+from jax_ddpm.diffusion.guidance import classifier_guided
 from jax_ddpm.diffusion.low_resolution import enlarged
+from jax_ddpm.diffusion.sampling import sample
+from jax_ddpm.diffusion.schedules import linear_schedule
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.interop.find import FORMATS
 from jax_ddpm.trained import open_run
 from jax_ddpm.training.sharding import make_mesh
-from tests.interop.golden.make import HERE, LABELS, T, image, made
+from tests.interop.golden.make import HERE, LABELS, SCALE, T, image, made
 
 # What has to be given of networks that were not published.
 NOISE = {"diffusion.schedule": "linear", "diffusion.steps": 1000}
@@ -47,10 +50,22 @@ SETTINGS = {
 
 
 def theirs(name):
-    """The tensors of a network by name, and what it gave."""
+    """The tensors of a network by name, and what it gave, with pixels before channels."""
     with np.load(HERE / f"{name}.npz") as kept:
         shapes = json.loads(str(kept["shapes"]))
-        return {key: made(key, tuple(shape)) for key, shape in shapes.items()}, kept["out"]
+        gave = {key: kept[key] for key in kept.files if key != "shapes"}
+    tensors = {key: made(key, tuple(shape)) for key, shape in shapes.items()}
+    return tensors, {key: each.transpose(0, 2, 3, 1) if each.ndim == 4 else each for key, each in gave.items()}
+
+
+def ours(config, folder, dtype=jnp.float32):
+    """The network that was imported, which computes in this type, and its parameters."""
+    params = open_run(config, folder / "run", make_mesh()).params
+    return experiment.make_network(config).clone(dtype=dtype), jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+
+
+def pixels(name, size, dtype=jnp.float32):
+    return jnp.asarray(image(name, size).transpose(0, 2, 3, 1), dtype)
 
 
 def imported(tensors, folder, **given):
@@ -65,19 +80,70 @@ def imported(tensors, folder, **given):
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_the_output_is_theirs(name, tmp_path):
-    tensors, out = theirs(name)
+    tensors, gave = theirs(name)
     config = imported(tensors, tmp_path, **GIVEN[name])
     flat = {key: config[key.split(".")[0]][key.split(".")[1]] for key in SETTINGS[name]}
     assert flat == SETTINGS[name]
-    network, params = experiment.make_network(config), open_run(config, tmp_path / "run", make_mesh()).params
-    told = {"x": jnp.asarray(image("x", config.data.image_size).transpose(0, 2, 3, 1)), "t": jnp.asarray(T, jnp.float32)}
-    if config.model.class_conditional:
-        told["labels"] = jnp.asarray(LABELS)
-    if config.model.low_res_size:
-        told |= {"low_res": enlarged(jnp.asarray(image("low_res", 2).transpose(0, 2, 3, 1)), 8), "low_res_t": jnp.zeros(2)}
-    found = np.asarray(jax.jit(network.apply)({"params": params}, **told))
-    expected = out.transpose(0, 2, 3, 1) if out.ndim == 4 else out
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+    def output(dtype):
+        told = {"x": pixels("x", config.data.image_size, dtype), "t": jnp.asarray(T, dtype)}
+        if config.model.class_conditional:
+            told["labels"] = jnp.asarray(LABELS)
+        if config.model.low_res_size:
+            told |= {"low_res": enlarged(pixels("low_res", 2, dtype), 8), "low_res_t": jnp.zeros(2)}
+        network, params = ours(config, tmp_path, dtype)
+        return np.asarray(jax.jit(network.apply)({"params": params}, **told))
+
+    assert np.abs(output(jnp.float32) - gave["out"]).max() < 1e-5 * np.abs(gave["out"]).max()
+    with jax.enable_x64(True):  # the two are the same formula, but for roundings of 1e-16
+        found = output(jnp.float64)
+    assert found.dtype == gave["exact"].dtype == np.float64
+    assert np.abs(found - gave["exact"]).max() < 1e-10 * np.abs(gave["exact"]).max()
+
+
+def real(network):
+    """The network, told t as float64: the sines of a whole number are float32."""
+    return lambda x, t: network(x, t.astype(x.dtype))
+
+
+def fifty_steps(name, guided, folder):
+    """(params, scale, x_T) -> the image, in float64 and as the public code has it; and the parameters of the network."""
+    config = imported(theirs(name)[0], folder / name, **GIVEN[name])
+    config.sampler.update(name="ddim", steps=50, spacing="leading", clip="none" if guided else "static")
+    network, params = ours(config, folder / name, jnp.float64)
+    labels = jnp.asarray(LABELS) if config.model.class_conditional else None
+    schedule = linear_schedule(1000, dtype=np.float64)
+    sampler = experiment.make_sampler(config, schedule)
+    if guided:
+        judged = imported(theirs("classifier")[0], folder / "classifier", **GIVEN["classifier"])
+        judge, known = ours(judged, folder / "classifier", jnp.float64)
+        classifier = real(partial(judge.apply, {"params": known}))
+
+    def run(params, scale, x):
+        denoiser = real(experiment.make_denoiser(network, params, labels))
+        if guided:
+            denoiser = classifier_guided(denoiser, classifier, labels, schedule, scale=scale)
+        return sample(sampler, denoiser, x, jax.random.key(0))
+
+    return jax.jit(run), params
+
+
+@pytest.mark.parametrize(
+    ("name", "guided"), [("improved", False), ("adm", False), pytest.param("adm", True, marks=pytest.mark.optimised)]
+)
+def test_fifty_steps_of_ddim_come_to_their_image(name, guided, tmp_path):
+    expected = theirs("classifier")[1]["guided"] if guided else theirs(name)[1]["drawn"]
+    with jax.enable_x64(True):
+        run, params = fifty_steps(name, guided, tmp_path)
+        another = jax.tree.map(lambda leaf: 0.99 * leaf, params)
+        asked = [(params, SCALE), (another, SCALE), *([(params, 0.0)] if guided else [])]
+        found, *others = (np.asarray(run(*each, pixels("x_T", 8, jnp.float64))) for each in asked)
+    assert found.dtype == expected.dtype == np.float64
+    size = np.abs(expected).max()
+    assert np.abs(found - expected).max() < 1e-8 * size
+    # It is no image that comes of any noise, of any network and without a classifier.
+    for other in (found[::-1], *others):
+        assert np.abs(found - other).max() > 0.01 * size
 
 
 def test_the_other_order_of_qkv_is_another_network(tmp_path):

@@ -1,13 +1,16 @@
 """What the public code of three families of networks makes of weights that both sides can draw.
 
-Kept are the names and shapes of each network's tensors and what it gives, float32; the weights and the inputs follow from their
-names by `made`. Of the networks that OpenAI published, see `published.py`, there are the names and shapes alone. To make the
-files anew, with PyTorch, where the three repositories lie beside each other in a folder, once for each of them:
+Kept are the names and shapes of each network's tensors and what it gives; the weights and the inputs follow from their names
+by `made`. `out` is as the code is, float32; `exact` is with what it calls float32 made float64 (`in_float64`). So are the
+images that fifty steps of their own ddim_sample_loop make of the noise x_T: `drawn`, with each estimate of x_0 held within
+[-1, 1], as their scripts have it; and beside the classifier `guided`, what adm draws by it, not held, for they hold before
+they guide, we after. Of the networks that OpenAI published, see `published.py`, there are the names and shapes alone. To make
+the files anew, with PyTorch, where the three repositories lie beside each other in a folder, once for each of them:
 
     python -m tests.interop.golden.make FOLDER improved-diffusion
 
-These commits, the newest of each repository, make what is kept bit for bit, on two threads of PyTorch 2.13; on one thread, or
-without oneDNN, it differs by up to 1e-6 of the largest value:
+These are the newest commits of each repository. With PyTorch 2.13 what is float64 comes out the same but for its roundings;
+`out` differs with the processor, the threads and oneDNN by up to 3e-6 of the largest value:
 
     openai/improved-diffusion  1bc7bbbdc414d83d4abf2ad8cc1446dc36c4e4d5
     openai/guided-diffusion    22e0df8183507e13a7813f8d38d51b072ca1e67c
@@ -17,13 +20,17 @@ The networks themselves were last changed before: those of improved-diffusion an
 guided-diffusion by 18ff408 (before it there is no first level of half the channels).
 """
 
+import contextlib
 import importlib
 import json
 import sys
 import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -31,7 +38,7 @@ from tests.interop.golden.published import PUBLISHED, parsed
 
 HERE = Path(__file__).parent
 NORMS = ("norm.weight", "norm1.weight", "norm2.weight", "norm_out.weight", "layers.0.weight", "out.0.weight")
-T, LABELS = np.array([3, 999]), np.array([4, 0])
+T, LABELS, SCALE = np.array([3, 999]), np.array([4, 0]), 2.0
 TRUTH = {"True": True, "False": False}
 DEFAULTS = {  # what gives the flags that are not named, by what makes a network of them
     "create_model_and_diffusion": "model_and_diffusion_defaults",
@@ -55,15 +62,61 @@ def image(name: str, size: int) -> np.ndarray:
     return made(name, shape) * np.float32(np.prod(shape[1:]) ** 0.5)
 
 
-def keep(name: str, model: Any, *labels: Any, size: int = 8, **small: np.ndarray) -> None:
-    """Gives a network its weights, runs it and keeps what comes of it."""
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Within it float32 is float64, by the two ways in which the public code names it."""
+    torch = importlib.import_module("torch")
+    double = torch.Tensor.double
+    with mock.patch.object(torch, "float32", torch.float64), mock.patch.object(torch.Tensor, "float", double):
+        yield
+
+
+def keep(
+    name: str, model: Any, *labels: Any, size: int = 8, chains: dict[str, Callable] | None = None, **small: np.ndarray
+) -> None:
+    """Gives a network its weights, runs it in both types and keeps what comes of it; and of each chain, told the network."""
     torch = importlib.import_module("torch")
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     model.load_state_dict({key: torch.from_numpy(made(key, shape)) for key, shape in shapes.items()})
-    told = [torch.from_numpy(each) for each in (image("x", size), T, *labels)]
-    with torch.no_grad():
-        out = model.eval()(*told, **{key: torch.from_numpy(each) for key, each in small.items()})
-    np.savez(HERE / f"{name}.npz", out=out.numpy(), shapes=json.dumps(shapes))
+    model.eval()
+
+    def run(dtype: Any) -> np.ndarray:
+        x, *seen = (torch.from_numpy(each).to(dtype) for each in (image("x", size), *small.values()))
+        with torch.no_grad():
+            out = model(x, *map(torch.from_numpy, (T, *labels)), **dict(zip(small, seen, strict=True)))
+        assert out.dtype == dtype
+        return out.numpy()
+
+    kept = {"out": run(torch.float32)}
+    model.double().dtype = torch.float64  # guided-diffusion's asks this attribute
+    with in_float64():
+        kept |= {"exact": run(torch.float64)} | {key: chain(model) for key, chain in (chains or {}).items()}
+    np.savez_compressed(HERE / f"{name}.npz", shapes=json.dumps(shapes), **kept)
+
+
+def fifty_steps(script: Any, model: Any, clip: bool = True, gradient: Callable | None = None, **told: np.ndarray) -> np.ndarray:
+    """The end of the chain that `x_T` begins: DDIM over the linear schedule, by a network that says its variance too."""
+    torch = importlib.import_module("torch")
+    diffusion = script.create_gaussian_diffusion(steps=1000, learn_sigma=True, timestep_respacing="ddim50")
+    x_T = torch.from_numpy(image("x_T", 8)).double()
+    how = {"cond_fn": gradient} if gradient else {}
+    labels = {key: torch.from_numpy(each) for key, each in told.items()}
+    drawn = diffusion.ddim_sample_loop(model, x_T.shape, x_T, clip_denoised=clip, model_kwargs=labels, **how)
+    assert drawn.dtype == torch.float64
+    return drawn.numpy()
+
+
+def gradient_of(classifier: Any) -> Callable:
+    """`cond_fn` of guided-diffusion's scripts/classifier_sample.py, at scale `SCALE`."""
+    torch = importlib.import_module("torch")
+
+    def cond_fn(x: Any, t: Any, y: Any) -> Any:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            logs = torch.log_softmax(classifier(x, t), dim=-1)
+            return torch.autograd.grad(logs[range(len(y)), y].sum(), x)[0] * SCALE
+
+    return cond_fn
 
 
 def keep_shapes(family: str) -> None:
@@ -82,21 +135,29 @@ def keep_shapes(family: str) -> None:
 
 def improved_diffusion() -> None:
     """Attention at the coarser of two levels, four heads; and without scale and shift, at the finer one, one head."""
-    net = importlib.import_module("improved_diffusion.unet").UNetModel
-    keep("improved", net(3, 32, 6, 1, (2,), channel_mult=(1, 2), num_heads=4, use_scale_shift_norm=True))
+    net, script = (importlib.import_module(f"improved_diffusion.{name}") for name in ("unet", "script_util"))
+    net, chains = net.UNetModel, {"drawn": partial(fifty_steps, script)}
+    keep("improved", net(3, 32, 6, 1, (2,), channel_mult=(1, 2), num_heads=4, use_scale_shift_norm=True), chains=chains)
     keep("improved_without_scale", net(3, 32, 3, 2, (1,), channel_mult=(1, 1), num_heads=1, num_classes=5), LABELS)
     keep_shapes("improved-diffusion")
 
 
 def guided_diffusion() -> None:
     """Both orders of qkv, heads by number and by channels, a first level of half the channels, enlarging, the classifier."""
-    nets, heads = importlib.import_module("guided_diffusion.unet"), {"num_head_channels": 16}
+    nets, script = (importlib.import_module(f"guided_diffusion.{name}") for name in ("unet", "script_util"))
+    heads = {"num_head_channels": 16}
     new = {"num_classes": 5, "use_new_attention_order": True, **heads, **ADM}
-    keep("adm", nets.UNetModel(8, 3, 32, 6, 1, (2, 4), channel_mult=(1, 1, 2), **new), LABELS)
+    adm = nets.UNetModel(8, 3, 32, 6, 1, (2, 4), channel_mult=(1, 1, 2), **new)
+    keep("adm", adm, LABELS, chains={"drawn": partial(fifty_steps, script, y=LABELS)})
     keep("adm_by_head", nets.UNetModel(8, 3, 64, 6, 2, (2,), channel_mult=(0.5, 1), num_heads=2, **ADM))
     enlarging = nets.SuperResModel(8, 3, 32, 6, 1, (2,), channel_mult=(1, 2), num_heads=4, **ADM)
     keep("adm_enlarging", enlarging, low_res=image("low_res", 2))
-    keep("classifier", nets.EncoderUNetModel(8, 3, 32, 7, 2, (2,), channel_mult=(1, 2), pool="attention", **heads, **ADM))
+    classifier = nets.EncoderUNetModel(8, 3, 32, 7, 2, (2,), channel_mult=(1, 2), pool="attention", **heads, **ADM)
+
+    def guided(classifier: Any) -> np.ndarray:
+        return fifty_steps(script, adm, clip=False, gradient=gradient_of(classifier), y=LABELS)
+
+    keep("classifier", classifier, chains={"guided": guided})
     keep_shapes("guided-diffusion")
 
 
