@@ -115,7 +115,7 @@ def stopped_together(workdir, settings, number, signal_number, after):
 
 
 def test_stopped_together_and_killed_apart_it_goes_on_exactly(tmp_path):
-    """By Ctrl-C in the first process and SIGTERM in the other; by the death of the first, and an image that one cannot read."""
+    """By Ctrl-C in the first process and SIGTERM in the other; by the death of each, and an image that one cannot read."""
     images = write_images(tmp_path / "images", 24)
     settings = {"data.name": "folder", "data.directory": images, "model.class_conditional": False, "model.label_dropout": 0.0}
     settings |= {"train.steps": 80, "train.checkpoint_every": 10, "train.sample_every": 0}
@@ -125,14 +125,16 @@ def test_stopped_together_and_killed_apart_it_goes_on_exactly(tmp_path):
     stopped_at = stopped_together(workdir, settings, 0, signal.SIGINT, after=5)
     stopped_at = stopped_together(workdir, settings, 1, signal.SIGTERM, after=stopped_at + 3)
 
-    processes = launch(workdir, 2, **settings)
-    wait_for_step(workdir, stopped_at + 12, processes[0])
-    processes[0].kill()
-    killed = time.monotonic()
-    _, second = outputs(processes)
-    assert time.monotonic() - killed < 4 * HEARTBEAT
-    assert processes[1].returncode not in (0, None)
-    assert re.search(LOST, second)
+    for number in range(2):
+        processes = launch(workdir, 2, **settings)
+        wait_for_step(workdir, stopped_at + 12 * (number + 1), processes[0])
+        processes[number].kill()
+        killed = time.monotonic()
+        left = 1 - number
+        printed = outputs(processes)[left]
+        assert time.monotonic() - killed < 4 * HEARTBEAT
+        assert processes[left].returncode not in (0, None)
+        assert re.search(LOST, printed)
 
     picture = (images / "00.png").read_bytes()
     (images / "00.png").write_bytes(b"no image")
