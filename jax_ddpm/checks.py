@@ -173,7 +173,7 @@ _MORE_THAN_ZERO = {
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups", "norm_eps", "time_scale"),
     "mesh": ("fsdp",),
     "train": (
-        *("steps", "batch_size", "accumulate", "learning_rate", "max_skipped"),
+        *("steps", "batch_size", "accumulate", "learning_rate", "adam_eps", "max_skipped"),
         *("log_every", "checkpoint_every", "keep_last", "sample_count"),
     ),
     "sample": ("count", "batch_size"),
@@ -188,7 +188,7 @@ _NOT_NEGATIVE = {
     "diffusion": ("hybrid_weight", "p2_gamma"),
     "model": ("head_channels", "low_res_size", "time_frequency_shift", "time_channels"),
     "mesh": ("data",),
-    "train": ("adam_eps", "weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
+    "train": ("weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
     "sample": ("seed", "labels"),
     "sampler": ("steps", "churn", "churn_noise"),
     "guidance": ("scale",),

@@ -194,18 +194,17 @@ def accuracy_by_quarter(steps: int) -> Measure:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Clip the gradient, then Adam with decoupled weight decay; the learning rate warms up linearly and may decay to 0."""
+    """Adam with decoupled weight decay; the learning rate warms up linearly and may decay to 0. The step clips the gradient."""
     train = config.train
     decay = choose("train.decay", train.decay, DECAYS)(train.steps)
     # A schedule where there is no warm-up too, so that the optimizer's state has one form and a run may change its settings.
     warm = optax.linear_schedule(0.0, 1.0, train.warmup_steps) if train.warmup_steps else optax.constant_schedule(1.0)
-    clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
     mu_dtype = choose("train.adam_mu_dtype", train.adam_mu_dtype, DTYPES)
     # A number of Python's takes the type of what it multiplies, and .9 in bfloat16 is .8984: the mean would be 1.5 % too small.
     b1 = train.adam_b1 if mu_dtype == jnp.float32 else np.float32(train.adam_b1)
     betas = {"b1": b1, "b2": train.adam_b2, "eps": train.adam_eps, "mu_dtype": mu_dtype}
     adam = optax.adamw(lambda n: train.learning_rate * warm(n) * decay(n), **betas, weight_decay=train.weight_decay)
-    return optax.chain(clip, adam)
+    return optax.chain(optax.identity(), adam)  # two, as when the first of them clipped: checkpoints of that time open
 
 
 def make_step(config: ConfigDict, layout: Layout = WHOLE_BATCH) -> TrainStep:
@@ -217,6 +216,7 @@ def make_step(config: ConfigDict, layout: Layout = WHOLE_BATCH) -> TrainStep:
         make_optimizer(config),
         decay=config.train.ema_decay,
         warmup=config.train.ema_warmup,
+        clip_norm=config.train.clip_norm,
         accumulate=config.train.accumulate,
         remember=make_timesteps(config).update,
         layout=layout,

@@ -231,10 +231,13 @@ def test_settings_that_do_not_go_together_are_told(settings, message):
         check(config)
 
 
-def test_adam_s_epsilon_is_not_negative():
+@pytest.mark.parametrize(
+    ("name", "value", "message"), [("weight_decay", -1.0, "expected 0 or more"), ("adam_eps", 0.0, "expected more than 0")]
+)
+def test_a_setting_of_the_optimizer_that_is_out_of_range_is_told(name, value, message):
     config = cifar.get_config()
-    config.train.adam_eps = -1.0
-    with pytest.raises(InvalidInput, match=r"train\.adam_eps=-1\.0: expected 0 or more"):
+    config.train[name] = value
+    with pytest.raises(InvalidInput, match=rf"train\.{name}={value}: {message}"):
         check(config)
 
 

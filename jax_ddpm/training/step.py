@@ -1,7 +1,6 @@
 """One train step, as a pure function."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +71,7 @@ def make_train_step(
     *,
     decay: float,
     warmup: bool = True,
+    clip_norm: float = 0.0,
     accumulate: int = 1,
     remember: Remember = lambda history, t, losses: history,
     measure: Measure = lambda t, further: {},
@@ -83,6 +83,7 @@ def make_train_step(
       prepare, loss_fn: what is minimised, the mean of weights · losses.
       optimizer: from optax.
       decay, warmup: of the average; see `ema_decay`.
+      clip_norm: what a longer gradient is shortened to, by the norm of it all; 0 does not.
       accumulate: the number of equal parts whose gradients are added up; must divide the batch.
       remember: what the drawing of t keeps of the losses, which it is shown without their weights.
       measure: what is to be said of what else the loss function found.
@@ -104,22 +105,31 @@ def make_train_step(
         part, part_key = layout.part(prepared), layout.key(loss_key)
         (loss, losses), grads = _accumulated(value_and_grad, state.params, part, part_key, accumulate)
         (loss, grads), losses = layout.mean((loss, grads)), layout.batch(losses)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        learned = {
-            "params": params,
-            "ema_params": update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup)),
-            "opt_state": opt_state,
-            "timestep_history": remember(state.timestep_history, prepared.t, losses.values),
-        }
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
-        before = {name: getattr(state, name) for name in learned}
-        state = state.replace(step=state.step + 1, **jax.tree.map(partial(jnp.where, finite), learned, before))
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def learn(state: TrainState) -> TrainState:
+            updates, opt_state = optimizer.update(_shortened(grads, grad_norm, clip_norm), state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            average = update_ema(state.ema_params, params, ema_decay(state.step, decay, warmup))
+            history = remember(state.timestep_history, prepared.t, losses.values)
+            return state.replace(params=params, ema_params=average, opt_state=opt_state, timestep_history=history)
+
+        # A branch, for to choose each number after the fact would go through the whole state once more.
+        state = jax.lax.cond(finite, learn, lambda state: state, state)
+        state = state.replace(step=state.step + 1)
         metrics: Metrics = {"loss": loss, "grad_norm": grad_norm, SKIPPED: ~finite}
         return state, metrics | measure(prepared.t, losses.further)
 
     return train_step
+
+
+def _shortened(grads: Params, norm: jax.Array, most: float) -> Params:
+    """The gradient, of this norm, no longer than `most`; 0 leaves it as it is."""
+    if not most:
+        return grads
+    scale = jnp.minimum(1.0, most / norm)
+    return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), grads)
 
 
 def _accumulated(

@@ -90,6 +90,29 @@ def test_a_step_whose_loss_or_gradient_is_no_number_is_skipped(value):
     assert not np.array_equal(state.params["w"], start.params["w"])
 
 
+@pytest.mark.parametrize("share", [0.1, 0.9, 1.1])
+def test_a_gradient_that_is_too_long_is_shortened_and_told_as_it_was(share):
+    w, b, _, _, norms = reference_run(1, 0.1, 0.9)
+    optimizer = optax.sgd(0.1)
+    state, metrics = jax.jit(make_step(optimizer, clip_norm=share * norms[0]))(new_state(optimizer), BATCH)
+    np.testing.assert_allclose(metrics["grad_norm"], norms[0], rtol=2e-6)
+    start, kept = np.array([0.5, -0.2, 0.1]), min(share, 1.0)
+    np.testing.assert_allclose(state.params["w"], start + kept * (w - start), rtol=2e-6)
+    np.testing.assert_allclose(state.params["b"], 0.3 + kept * (b - 0.3), rtol=2e-6)
+    if share > 1:
+        unclipped, _ = jax.jit(make_step(optimizer))(new_state(optimizer), BATCH)
+        chex.assert_trees_all_equal(state.params, unclipped.params)
+
+
+def test_a_gradient_of_zero_can_be_clipped():
+    step = make_train_step(
+        draw_noise, lambda params, batch, key: Losses(0 * batch["y"], {}), optax.sgd(0.1), decay=0.9, clip_norm=1.0
+    )
+    state, metrics = jax.jit(step)(new_state(optax.sgd(0.1)), BATCH)
+    assert not metrics["skipped"]
+    chex.assert_trees_all_equal(state.params, PARAMS)
+
+
 def test_a_gradient_without_end_is_skipped_where_the_loss_is_a_number():
     def root(params, batch, key):
         return Losses(jnp.sqrt(jnp.abs(params["b"] - 0.3) + 0 * batch["y"]), {})
