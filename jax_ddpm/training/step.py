@@ -1,6 +1,7 @@
 """One train step, as a pure function."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -115,13 +116,28 @@ def make_train_step(
             history = remember(state.timestep_history, prepared.t, losses.values)
             return state.replace(params=params, ema_params=average, opt_state=opt_state, timestep_history=history)
 
-        # A branch, for to choose each number after the fact would go through the whole state once more.
-        state = jax.lax.cond(finite, learn, lambda state: state, state)
+        state = _where(finite, learn, state)
         state = state.replace(step=state.step + 1)
         metrics: Metrics = {"loss": loss, "grad_norm": grad_norm, SKIPPED: ~finite}
         return state, metrics | measure(prepared.t, losses.further)
 
     return train_step
+
+
+def _where(condition: jax.Array, change: Callable[[TrainState], TrainState], state: TrainState) -> TrainState:
+    """change(state) where the condition holds, else the state.
+
+    In a branch, for to choose each number after the fact goes through the whole state once more. A GPU's program would wait for
+    the condition at each step to know which branch to launch, and chooses.
+    """
+
+    def branch(condition: jax.Array, state: TrainState) -> TrainState:
+        return jax.lax.cond(condition, change, lambda state: state, state)
+
+    def choice(condition: jax.Array, state: TrainState) -> TrainState:
+        return jax.tree.map(partial(jnp.where, condition), change(state), state)
+
+    return jax.lax.platform_dependent(condition, state, cpu=branch, tpu=branch, default=choice)
 
 
 def _shortened(grads: Params, norm: jax.Array, most: float) -> Params:

@@ -74,6 +74,21 @@ def test_five_steps_equal_gradient_descent_by_hand(accumulate):
     assert int(state.step) == 5
 
 
+def test_a_gpu_chooses_and_the_others_have_a_branch():
+    """Which waits for the host on a GPU; what comes of it is the same."""
+    step, state = jax.jit(make_step(optax.sgd(0.1))), new_state(optax.sgd(0.1))
+    lowered = {name: step.trace(state, BATCH).lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda")}
+    assert {name: "stablehlo.select" in text for name, text in lowered.items()} == {"cpu": False, "tpu": False, "cuda": True}
+
+
+@pytest.fixture(params=["branch", "choice"])
+def way(request, monkeypatch):
+    """Of a CPU, and of a GPU."""
+    if request.param == "choice":
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, default, **_: default(*given))
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38], ids=str)
 def test_a_step_whose_loss_or_gradient_is_no_number_is_skipped(value):
     """3e38 is a number, but its square is none."""
