@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jax_ddpm import experiment, objective
@@ -52,6 +53,24 @@ def check(config: ConfigDict) -> None:
     if not experiment.is_classifier(config):
         experiment.make_sampler(config)
         experiment.chosen_labels(config, 1)
+
+
+def check_optimizer(train: ConfigDict) -> None:
+    """Raises InvalidInput where float32 makes of a setting what no update can be computed with, be the gradient as it may.
+
+    Where a number of the gradient is 0, Adam divides 0 by ε. It divides by 1 - β too, as they are at the first step.
+    """
+    with np.errstate(over="ignore"):
+        held = {name: np.float32(train[name]) for name in ("learning_rate", "weight_decay", "adam_eps", "adam_b1", "adam_b2")}
+    for name in ("learning_rate", "weight_decay"):
+        if not np.isfinite(held[name]):
+            raise InvalidInput(f"train.{name}={train[name]}: expected a number that float32 has room for")
+    for name in ("adam_b1", "adam_b2"):
+        if held[name] == 1:
+            raise InvalidInput(f"train.{name}={train[name]}, which is 1 in float32: expected less, such as 0.999")
+    least = np.finfo(np.float32).tiny
+    if held["adam_eps"] < least:
+        raise InvalidInput(f"train.adam_eps={train.adam_eps}: expected {least:.3g} or more, such as 1e-8")
 
 
 def check_data(config: ConfigDict) -> None:
@@ -173,7 +192,7 @@ _MORE_THAN_ZERO = {
     "model": ("channels", "multipliers", "blocks", "attention_resolutions", "heads", "groups", "norm_eps", "time_scale"),
     "mesh": ("fsdp",),
     "train": (
-        *("steps", "batch_size", "accumulate", "learning_rate", "adam_eps", "max_skipped"),
+        *("steps", "batch_size", "accumulate", "learning_rate", "max_skipped"),
         *("log_every", "checkpoint_every", "keep_last", "sample_count"),
     ),
     "sample": ("count", "batch_size"),
@@ -188,7 +207,7 @@ _NOT_NEGATIVE = {
     "diffusion": ("hybrid_weight", "p2_gamma"),
     "model": ("head_channels", "low_res_size", "time_frequency_shift", "time_channels"),
     "mesh": ("data",),
-    "train": ("weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
+    "train": ("adam_eps", "weight_decay", "warmup_steps", "clip_norm", "keep_every", "sample_every"),
     "sample": ("seed", "labels"),
     "sampler": ("steps", "churn", "churn_noise"),
     "guidance": ("scale",),

@@ -23,7 +23,7 @@ from configs import (
     imagenet64_improved,
 )
 from jax_ddpm import experiment, linear_schedule, objective
-from jax_ddpm.checks import check
+from jax_ddpm.checks import check, check_optimizer
 from jax_ddpm.config import changes, default_config, get_config, merge, read_config, to_dict, write_config
 from jax_ddpm.errors import InvalidInput
 
@@ -231,14 +231,34 @@ def test_settings_that_do_not_go_together_are_told(settings, message):
         check(config)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"), [("weight_decay", -1.0, "expected 0 or more"), ("adam_eps", 0.0, "expected more than 0")]
-)
-def test_a_setting_of_the_optimizer_that_is_out_of_range_is_told(name, value, message):
+def test_adam_s_epsilon_is_not_negative():
     config = cifar.get_config()
-    config.train[name] = value
-    with pytest.raises(InvalidInput, match=rf"train\.{name}={value}: {message}"):
+    config.train.adam_eps = -1.0
+    with pytest.raises(InvalidInput, match=r"train\.adam_eps=-1\.0: expected 0 or more"):
         check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("learning_rate", np.inf, "float32 has room for"),
+        ("weight_decay", np.inf, "float32 has room for"),
+        ("adam_eps", 0.0, r"1\.18e-38 or more"),
+        ("adam_eps", 1e-40, r"1\.18e-38 or more"),
+        ("adam_b1", 1 - 1e-8, r"less, such as 0\.999"),
+        ("adam_b2", 1 - 1e-8, r"less, such as 0\.999"),
+    ],
+)
+def test_a_setting_by_which_an_update_would_be_no_number_is_told(name, value, expected):
+    config = cifar.get_config()
+    check_optimizer(config.train)
+    config.train[name] = value
+    with pytest.raises(InvalidInput, match=rf"train\.{name}={value}.*expected .*{expected}"):
+        check_optimizer(config.train)
+    # It is so: a parameter without gradient becomes no number.
+    optimizer, params = objective.make_optimizer(config), np.ones(2, np.float32)
+    updates, _ = optimizer.update(np.array([1, 0], np.float32), optimizer.init(params), params)
+    assert not np.isfinite(updates).all()
 
 
 @pytest.mark.parametrize("loss", ["v", "x0", "kl", "rescaled_kl"])

@@ -10,6 +10,8 @@ from configs import cifar, digits, digits_super_resolution
 from jax_ddpm import experiment, linear_schedule, objective, respace
 from jax_ddpm.diffusion.low_resolution import enlarged, shrunk
 from jax_ddpm.errors import InvalidInput
+from jax_ddpm.step_program import new_state
+from tests.commands.conftest import make_tiny_config
 
 MANY = 4000
 
@@ -117,7 +119,7 @@ def test_answers_are_counted_by_quarters_of_the_chain():
 
 def optimizer_of(**train):
     config = cifar.get_config()
-    config.train.update(**{"learning_rate": 0.1, "warmup_steps": 0, "clip_norm": 0.0, "adam_eps": 1e-8, "steps": 6, **train})
+    config.train.update(**{"learning_rate": 0.1, "warmup_steps": 0, "adam_eps": 1e-8, "steps": 6, **train})
     return objective.make_optimizer(config)
 
 
@@ -211,9 +213,23 @@ def test_the_learning_rate_ends_at_zero():
 def test_its_state_has_one_form_so_that_a_run_may_go_on_with_other_settings():
     forms = [
         jax.tree.structure(optimizer_of(**settings).init(START))
-        for settings in ({}, {"warmup_steps": 3}, {"weight_decay": 0.1}, {"decay": "linear"}, {"clip_norm": 1.0})
+        for settings in ({}, {"warmup_steps": 3}, {"weight_decay": 0.1}, {"decay": "linear"})
     ]
-    assert set(forms) == {forms[0]}
+    # Checkpoints have this form too that were written when the optimizer clipped.
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.constant_schedule(0.1)))
+    assert set(forms) == {jax.tree.structure(clipped.init(START))}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-3])
+def test_the_moments_are_of_the_clipped_gradient(clip_norm):
+    config = make_tiny_config(clip_norm=clip_norm)
+    config.data.class_names = tuple("0123456789")
+    batch = {"image": np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32), "label": np.arange(8)}
+    state, metrics = jax.jit(objective.make_step(config))(new_state(config), batch)
+    assert metrics["grad_norm"] > 0.01
+    kept = clip_norm or float(metrics["grad_norm"])
+    # A sum of some thousand squares in float32.
+    assert optax.tree.norm(state.opt_state[1][0].mu) == pytest.approx(0.1 * kept, rel=1e-5)
 
 
 def test_an_unknown_decay_is_told_with_the_known_ones():

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jax_ddpm import __version__, experiment
-from jax_ddpm.checks import check
+from jax_ddpm.checks import check, check_optimizer
 from jax_ddpm.commands.edit import PICTURES
 from jax_ddpm.config import check_unchanged, to_dict, write_config
 from jax_ddpm.data.sources.image_files import read_image
@@ -110,6 +110,7 @@ def prepare(
         )
     config.data.update(class_names=source.class_names, classes_named=True)
     check(config)
+    check_optimizer(config.train)
     check_batch(config.train.batch_size, config.train.accumulate, mesh.size)
     if config.train.parallel == "pmap":
         check_pmap(mesh)

@@ -112,7 +112,8 @@ def find_collectives(text: str, repeats: int = 1) -> tuple[Collective, ...]:
             rows.append((inside, _collective(*call.groups())))
         elif '"AsyncCollectiveDone"' in line:
             going_on.add(inside)
-        for body in re.findall(r"\b(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.-]+)", line):
+        branches = re.findall(r"%?([\w.-]+)", "".join(re.findall(r"\bbranch_computations=\{(.*?)\}", line)))
+        for body in branches + re.findall(r"\b(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.-]+)", line):
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
             is_loop = re.search(rf"\bbody=%?{re.escape(body)}\b", line)
             loops[body] = (inside, (int(trips[1]) if trips else repeats) if is_loop else 1)

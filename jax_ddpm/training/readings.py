@@ -66,8 +66,6 @@ class Readings:
         self._skipped += 1
         loss, norm = metrics["loss"], metrics["grad_norm"]
         found = f"step {step} is skipped: the loss is {loss:.4g}, the norm of its gradient {norm:.4g}"
-        if np.isfinite(loss) and np.isfinite(norm):
-            found += ", and that of its update no number"
         if self.skipped_in_a_row >= self._max_skipped:
             raise NotFinite(
                 f"{found}, as {self.skipped_in_a_row} times in a row (train.max_skipped). "

@@ -127,6 +127,26 @@ def test_a_loop_that_does_not_say_how_often_it_goes_round():
     assert find_collectives(text, 4)[1:] == find_collectives(MADE_UP)[1:]
 
 
+IN_A_BRANCH = """HloModule jit_step
+
+%rare (p: f32[8]) -> f32[8] {
+  ROOT %sum = f32[8]{0} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
+}
+
+%body (p.1: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %chosen = f32[8]{0} conditional(%which, %x, %x, %x), branch_computations={%often, %sometimes, %rare}
+}
+
+ENTRY %main (p.2: f32[8]) -> f32[8] {
+  %loop = (s32[], f32[8]{0}) while(%begin), condition=%until, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
+
+
+def test_a_branch_in_a_loop_is_counted_as_often_as_the_loop_goes_round():
+    assert find_collectives(IN_A_BRANCH) == (Collective("all-reduce", 4 * 8, devices=2, times=3),)
+
+
 def test_a_program_of_one_device_asks_for_nothing():
     text = jax.jit(lambda x: x @ x).lower(jnp.ones((8, 8))).compile().as_text()
     assert find_collectives(text) == ()
