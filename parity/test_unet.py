@@ -171,7 +171,9 @@ def test_fifty_steps_of_ddim_from_the_same_noise_draw_the_same_image(layout, tmp
     x_T = noise(config)
     with jax.enable_x64(True):
         network, params = ours(tmp_path / "run", "float64")
-        sampler = experiment.make_sampler(config, linear_schedule(1000, dtype=np.float64))
+        schedule = linear_schedule(1000, dtype=np.float64)
+        np.testing.assert_allclose(experiment.make_schedule(config).betas, schedule.betas, rtol=1e-6)  # which is float32
+        sampler = experiment.make_sampler(config, schedule)
 
         @jax.jit
         def run(params, x):

@@ -123,11 +123,11 @@ def test_stopped_together_and_killed_apart_it_goes_on_exactly(tmp_path):
     workdir = tmp_path / "run"
 
     stopped_at = stopped_together(workdir, settings, 0, signal.SIGINT, after=5)
-    stopped_at = stopped_together(workdir, settings, 1, signal.SIGTERM, after=stopped_at + 3)
+    stopped_together(workdir, settings, 1, signal.SIGTERM, after=stopped_at + 3)
 
     for number in range(2):
         processes = launch(workdir, 2, **settings)
-        wait_for_step(workdir, stopped_at + 12 * (number + 1), processes[0])
+        wait_for_step(workdir, read_metrics(workdir)[-1]["step"] + 12, processes[0])
         processes[number].kill()
         killed = time.monotonic()
         left = 1 - number

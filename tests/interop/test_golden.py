@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from jax_ddpm import experiment
-from jax_ddpm.commands import import_weights
+from jax_ddpm.commands import export_weights, import_weights
 from jax_ddpm.config import default_config, read_config
 from jax_ddpm.diffusion.guidance import classifier_guided
 from jax_ddpm.diffusion.low_resolution import enlarged
@@ -113,6 +113,7 @@ def fifty_steps(name, guided, folder):
     network, params = ours(config, folder / name, jnp.float64)
     labels = jnp.asarray(LABELS) if config.model.class_conditional else None
     schedule = linear_schedule(1000, dtype=np.float64)
+    np.testing.assert_allclose(experiment.make_schedule(config).betas, schedule.betas, rtol=1e-6)  # which is float32
     sampler = experiment.make_sampler(config, schedule)
     if guided:
         judged = imported(theirs("classifier")[0], folder / "classifier", **GIVEN["classifier"])
@@ -128,6 +129,20 @@ def fifty_steps(name, guided, folder):
     return jax.jit(run), params
 
 
+def sorted_numbers(arrays):
+    return np.sort(np.concatenate([np.ravel(each) for each in arrays]))
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_an_export_holds_every_number_of_theirs_bit_for_bit(name, tmp_path):
+    tensors, _ = theirs(name)
+    config = imported(tensors, tmp_path, **GIVEN[name])
+    config.export_weights.update(to="safetensors", out=str(tmp_path / "out"))
+    export_weights.main(config, tmp_path / "run")
+    exported = load_file(tmp_path / "out/weights.safetensors")
+    np.testing.assert_array_equal(sorted_numbers(exported.values()), sorted_numbers(tensors.values()))
+
+
 @pytest.mark.parametrize(
     ("name", "guided"), [("improved", False), ("adm", False), pytest.param("adm", True, marks=pytest.mark.optimised)]
 )
@@ -141,6 +156,7 @@ def test_fifty_steps_of_ddim_come_to_their_image(name, guided, tmp_path):
     assert found.dtype == expected.dtype == np.float64
     size = np.abs(expected).max()
     assert np.abs(found - expected).max() < 1e-8 * size
+    assert guided or np.mean(np.abs(found) < 0.99) > 0.1, "held at -1 and 1, images would be alike whatever the network says"
     # It is no image that comes of any noise, of any network and without a classifier.
     for other in (found[::-1], *others):
         assert np.abs(found - other).max() > 0.01 * size
