@@ -156,7 +156,8 @@ def test_fifty_steps_of_ddim_come_to_their_image(name, guided, tmp_path):
     assert found.dtype == expected.dtype == np.float64
     size = np.abs(expected).max()
     assert np.abs(found - expected).max() < 1e-8 * size
-    assert guided or np.mean(np.abs(found) < 0.99) > 0.1, "held at -1 and 1, images would be alike whatever the network says"
+    # With random weights most of the 384 numbers are held at -1 or 1 in the end; some that are not have to be right to 1e-8.
+    assert np.sum(np.abs(found) < 0.99) > 30 or guided
     # It is no image that comes of any noise, of any network and without a classifier.
     for other in (found[::-1], *others):
         assert np.abs(found - other).max() > 0.01 * size
