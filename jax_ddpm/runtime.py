@@ -1,7 +1,6 @@
 """What JAX is told before it starts: the other processes, the devices of a CPU, and where compiled programs are kept."""
 
 import contextlib
-import ctypes
 import os
 import re
 import socket
@@ -18,15 +17,10 @@ from absl import flags
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
+from jax_ddpm.allocator import keep_freed_memory, retire_holes_after_compiling
 from jax_ddpm.errors import InvalidInput
 from jax_ddpm.files import absolute, is_first_process, place
 
-# The options of glibc's mallopt, by their numbers in malloc.h.
-KEEP_FREED = {
-    -8: 1,  # M_ARENA_MAX: all threads share the heap that grows by brk; others map each large block anew
-    -4: 0,  # M_MMAP_MAX: no block is mapped apart from the heap
-    -1: -1,  # M_TRIM_THRESHOLD: what is free at its end stays
-}
 TOGETHER = 300  # seconds within which all processes have to have been started
 
 
@@ -48,21 +42,9 @@ def configure(cpu_devices: int, compilation_cache: str, batch_size: int, *, cpu_
         jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices or _cores_that_divide(batch_size))
     keep_freed_memory()
+    retire_holes_after_compiling()
     jax.config.update("jax_compilation_cache_dir", str(cache_directory(compilation_cache)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def keep_freed_memory() -> bool:
-    """Has glibc keep what is freed for whoever asks next; whether it does, for elsewhere there is another C library.
-
-    XLA's CPU asks for all temporary memory of a program, hundreds of megabytes, each time that it runs. glibc would get it from
-    the system and give it back each time, and the system clears it page by page: a sixth of a small network's train step.
-    Must come before there are threads that ask for memory. Whoever tells glibc something else by its environment is left to it.
-    """
-    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all(mallopt(option, value) for option, value in KEEP_FREED.items())
 
 
 def devices_of_cpu(config: ConfigDict, mode: str, processes: int) -> int:

@@ -35,7 +35,7 @@ def test_the_cache_is_where_one_says(monkeypatch, tmp_path):
 FREED = """
 import resource, sys, threading
 import numpy as np
-from jax_ddpm.runtime import keep_freed_memory
+from jax_ddpm.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -64,6 +64,42 @@ def test_memory_that_is_freed_is_kept_for_the_next():
         for given in ([], ["kept"])
     )
     assert kept < 100 < usual
+
+
+HOLES = """
+import ctypes, resource
+from jax_ddpm import allocator
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.mallinfo2.restype = allocator._MallocInfo
+
+def in_holes():
+    info = libc.mallinfo2()
+    return info.fordblks - info.keepcost
+
+assert allocator.keep_freed_memory()
+sizes = [2000 + 8 * number for number in range(20_000)]
+blocks = [libc.malloc(size) for size in sizes]
+for block, size in zip(blocks, sizes):
+    ctypes.memset(block, size % 251, size)
+for block in blocks[::2]:
+    libc.free(ctypes.c_void_p(block))
+before = in_holes()
+retired = allocator.retire_holes()
+assert all(set(ctypes.string_at(block, size)) == {size % 251} for block, size in zip(blocks[1::2], sizes[1::2]))
+print(before, retired, in_holes(), allocator.retire_holes())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is not everywhere")
+def test_holes_that_are_retired_are_not_looked_through_again_and_what_lies_between_them_stays():
+    done = subprocess.run([sys.executable, "-c", HOLES], cwd=ROOT, capture_output=True, text=True)
+    before, retired, after, again = map(int, done.stdout.split())
+    assert before > 800_000_000, done.stderr  # half of all that was asked for
+    assert 0.95 * before < retired <= before
+    assert after < 0.05 * before
+    assert again < 0.05 * before
 
 
 ALONE = """
