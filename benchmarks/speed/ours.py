@@ -20,7 +20,7 @@ from jax_ddpm.data.transforms import to_uint8
 from jax_ddpm.generation import make_draw
 from jax_ddpm.interop.diffusers import to_diffusers
 from jax_ddpm.runtime import configure
-from jax_ddpm.step_program import abstract_state, compile_step, forward_flops, new_state
+from jax_ddpm.step_program import abstract_state, compile_step, first_state, forward_flops
 from jax_ddpm.training.sharding import make_mesh, replicated, share_out, split_batch, to_devices
 from jax_ddpm.training.state import Params
 
@@ -74,9 +74,7 @@ def step_and_program(config: ConfigDict, mesh: Mesh) -> tuple[Callable[[], None]
     """A step of training on one batch, the same each time, and the program (`jax.stages.Compiled`) that it runs."""
     like = abstract_state(config, mesh)
     compiled = compile_step(config, mesh, like)
-    empty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    layout = jax.tree.map(lambda leaf: leaf.sharding, like)
-    state = jax.jit(lambda: new_state(config), out_shardings=layout, compiler_options=empty)()
+    state = first_state(config, mesh, like)
     shape = (config.train.batch_size, *experiment.image_shape(config))
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     batch = to_devices({"image": images, "label": np.zeros(len(images), np.int32)}, mesh)

@@ -69,10 +69,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
         Checkpoints(workdir / "checkpoints", **keep) as checkpoints,
         checkpoints.last_told(),
     ):
-        state, begin = _first_or_restored_state(config, mesh, like, checkpoints, data)
+        state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
-        note_start(workdir, begin, __version__)
-        if begin < config.train.steps:
+        note_start(workdir, int(state.step), __version__)
+        if state.step < config.train.steps:
             compiled = _compiled_step(config, mesh, like)
             with traced(compiled, workdir / "profile", start=config.profile.start, steps=config.profile.steps) as step:
                 state = _train(config, mesh, workdir, state, step, data, checkpoints, draw_samples, stop)
@@ -125,20 +125,19 @@ def prepare(
 
 def _first_or_restored_state(
     config: ConfigDict, mesh: Mesh, like: TrainState, checkpoints: Checkpoints, data: grain.DatasetIterator
-) -> tuple[TrainState, int]:
-    """The state that training goes on from, and its step, which is not read from a first one: that may still be drawn."""
+) -> TrainState:
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(like, data)
         print(f"going on from the checkpoint of step {int(state.step)}")
-        return state, int(state.step)
+        return state
     print("compiling the initialisation ...", flush=True)
     state = first_state(config, mesh, like)
     if not config.train.start:
-        return state, 0
+        return state
     weights = open_start(config, mesh, like.params)
     print(f"starting from the weights of step {weights.step} of {config.train.start}")
     params = jax.device_put(weights.params, jax.tree.map(lambda leaf: leaf.sharding, like.params))
-    return state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params)), 0
+    return state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
 
 
 def _train(
