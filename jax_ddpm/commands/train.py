@@ -71,8 +71,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
     ):
         state = _first_or_restored_state(config, mesh, like, checkpoints, data)
         write_config(config, workdir)
-        note_start(workdir, int(state.step), __version__)
-        if state.step < config.train.steps:
+        begin = checkpoints.latest_step or 0  # the state is not asked: a first one may still be drawn while the step is loaded
+        note_start(workdir, begin, __version__)
+        if begin < config.train.steps:
             compiled = _compiled_step(config, mesh, like)
             with traced(compiled, workdir / "profile", start=config.profile.start, steps=config.profile.steps) as step:
                 state = _train(config, mesh, workdir, state, step, data, checkpoints, draw_samples, stop)
