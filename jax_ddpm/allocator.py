@@ -55,21 +55,22 @@ def _note(event: str, duration_secs: float, **_: Any) -> None:
 
 
 def retire_holes() -> int:
-    """Has glibc forget the holes in its heap that are larger than LEAST, where it keeps what is freed; their bytes together.
+    """Has glibc forget the holes of LEAST bytes or more in its heap; their bytes together, 0 where there is another C library.
 
     Compiling leaves tens of thousands, of as many sizes, between what stays. glibc looks through them, and has all threads wait
     for it, whenever it is asked for a larger block: a fourth of a small network's train step. They are taken, each in turn, and
-    never freed; the system gets their whole pages back.
+    never freed; the system gets their whole pages back, and what is less than a page is lost to the process.
     """
-    if not keep_freed_memory() or not hasattr(libc := ctypes.CDLL(None), "mallinfo2"):
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
         return 0
     libc.mallinfo2.restype, libc.sbrk.restype, libc.malloc.restype = _MallocInfo, ctypes.c_void_p, ctypes.c_void_p
-    malloc, info = libc.malloc, libc.mallinfo2()
-    malloc.argtypes = [ctypes.c_size_t]
-    end = (libc.sbrk(0) or 0) - info.keepcost  # behind the last hole
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    heap_end, info = libc.sbrk(0), libc.mallinfo2()  # in this order: what others ask for meanwhile is taken for no hole
+    end = heap_end - info.keepcost  # behind the last hole
     retired, size = 0, info.fordblks - info.keepcost
     while size >= LEAST:
-        block = malloc(size)
+        block = libc.malloc(size)
         if block is None or block >= end:  # of none of the holes, which are all smaller now
             libc.free(ctypes.c_void_p(block))
             size = int(size * SHRINK)

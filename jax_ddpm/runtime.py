@@ -41,8 +41,8 @@ def configure(cpu_devices: int, compilation_cache: str, batch_size: int, *, cpu_
     if cpu_alone:
         jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices or _cores_that_divide(batch_size))
-    keep_freed_memory()
-    retire_holes_after_compiling()
+    if keep_freed_memory():
+        retire_holes_after_compiling()
     jax.config.update("jax_compilation_cache_dir", str(cache_directory(compilation_cache)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -67,7 +67,7 @@ def test_memory_that_is_freed_is_kept_for_the_next():
 
 
 HOLES = """
-import ctypes, resource
+import ctypes
 from jax_ddpm import allocator
 
 libc = ctypes.CDLL(None)
@@ -100,6 +100,25 @@ def test_holes_that_are_retired_are_not_looked_through_again_and_what_lies_betwe
     assert 0.95 * before < retired <= before
     assert after < 0.05 * before
     assert again < 0.05 * before
+
+
+COMPILED = """
+import sys
+import jax
+from jax_ddpm import allocator, runtime
+
+allocator.LONG = float(sys.argv[1])
+allocator.retire_holes = lambda: print("retired")
+runtime.configure(1, sys.argv[2], 8)
+jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((), "float32")).compile()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is not everywhere")
+@pytest.mark.parametrize(("long", "told"), [(0, "retired\n"), (1000, "")])
+def test_holes_are_retired_after_what_compiles_for_long(tmp_path, long, told):
+    command = [sys.executable, "-c", COMPILED, str(long), str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == told
 
 
 ALONE = """
