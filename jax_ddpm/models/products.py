@@ -22,14 +22,17 @@ NARROW = 16  # channels in, below which the usual gradient of a convolution is t
 WIDE = 64  # channels in and out from which on Winograd's convolution is the quicker one, where there are
 LARGE = 256  # pixels
 PRODUCT = "product"  # the name by which a policy of `jax.checkpoint` knows what they give
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # in `winograd`
+Points = tuple[float, ...]
+PAIRS: Points = (0, 1, -1)  # of `winograd`
+FOURS: Points = (0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # rounded less than with 0, ±1, ±2, but more than pairs
 _as_usual = ContextVar("_as_usual", default=False)
 
 
 def convolve3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """y_p = Σ_d x_{p+d} K_d over p and its eight neighbours, where x is 0 outside of the image.
 
-    A pixel that is no finite number may spoil, on a CPU, all pixels of the four that a neighbour of it is computed with.
+    A pixel that is no finite number may spoil, on a CPU, all pixels of the four that a neighbour of it is computed with. The
+    gradient of the kernel is taken by fours there, and is rounded twice as coarsely as the usual one, to some 1e-6 of it.
 
     Args:
       x: [B, H, W, I].
@@ -82,7 +85,8 @@ def _quick_by_kernel(x: jax.Array, change: jax.Array, kernel: jax.Array) -> jax.
     with jax.named_scope("by_kernel"):
         if not _is_large(x, kernel):
             return _on_cpu(shifted_products, usual_convolve3x3, x, change)
-        return _on_cpu(winograd, usual_convolve3x3, x, change, _is_number(kernel))
+        by_fours = x.shape[1] % 4 == x.shape[2] % 4 == 0
+        return _on_cpu(partial(winograd, points=FOURS if by_fours else PAIRS), usual_convolve3x3, x, change, _is_number(kernel))
 
 
 def _is_large(x: jax.Array, kernel: jax.Array) -> bool:
@@ -119,22 +123,44 @@ def _jvp(by_x: Product, by_weights: Callable[..., jax.Array], primals: Pair, tan
     return by_x(x, weights), reduce(jnp.add, terms)
 
 
-def winograd(x: jax.Array, kernel: jax.Array, is_number: jax.Array) -> jax.Array:
-    """`convolve3x3` of an even height and width, by 16 products with matrices of a quarter of the pixels, 4/9 of what is usual.
+def winograd(x: jax.Array, kernel: jax.Array, is_number: jax.Array, points: Points = PAIRS) -> jax.Array:
+    """`convolve3x3`, by fewer multiplications: 4/9 of what is usual for pairs of pixels, 1/4 for fours.
 
-    Y = Aᵀ[(G K Gᵀ) ∘ (Bᵀ D B)]A for each 2×2 pixels Y of the output, and the 4×4 of the input, D, that they see; the products
-    are sums over the channels.     (Lavin & Gray 2016, eq. 12, F(2×2, 3×3))
+    Y = Aᵀ[(G K Gᵀ) ∘ (Bᵀ D B)]A for each m×m pixels Y of the output, and the (m+2)×(m+2) of the input, D, that they see, with
+    m = 2 for `PAIRS`, 4 for `FOURS`; the products are sums over the channels.     (Lavin & Gray 2016, eq. 8, F(m×m, 3×3))
 
     Args:
+      x: [B, H, W, I], H and W multiples of m.
       is_number: false if the result is to be nan, or a part of it; see `_alone`.
+      points: those at which the polynomials are multiplied; see `_toom_cook`.
     """
+    to_products, of_kernel, of_image = _toom_cook(points)
+    pixels, seen = to_products.shape
     batch, height, width, channels = x.shape
-    matrices = (jnp.asarray(np.kron(_G, _G), kernel.dtype) @ kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
+    rows, columns, tile = height // pixels, width // pixels, (seen, seen)
+    matrices = jnp.asarray(np.kron(of_kernel, of_kernel), kernel.dtype) @ kernel.reshape(9, -1)
     one = jnp.where(is_number, 1, jnp.nan).astype(x.dtype)
-    tiles = _alone(is_number, lambda x: _seen(_seen(x)), one * x)  # along the width, then along the height
-    products = tiles.reshape(16, batch * (height // 2) * (width // 2), channels) @ matrices
-    products = products.reshape(4, 4, batch, height // 2, width // 2, kernel.shape[3])
-    return one * _alone(is_number, lambda products: _joined(_joined(products)), products)  # along the height, then the width
+    tiles = _alone(is_number, lambda x: _seen(_seen(x, of_image), of_image), one * x)  # along the width, then along the height
+    products = tiles.reshape(seen**2, batch * rows * columns, channels) @ matrices.reshape(seen**2, *kernel.shape[2:])
+    products = products.reshape(*tile, batch, rows, columns, kernel.shape[3])
+    joined = _alone(is_number, lambda products: _joined(_joined(products, to_products), to_products), products)
+    return one * joined  # along the height, then the width
+
+
+def _toom_cook(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Aᵀ [m, m+2], G [m+2, 3], Bᵀ [m+2, m+2]: y_i = Σ_k d_{i+k} g_k for i < m is Aᵀ[(G g) ∘ (Bᵀ d)].
+
+    Two polynomials are multiplied by their values at m + 1 points and at infinity; this is the transpose of that.
+    """
+    others = [[b for b in points if b != a] for a in points]
+    scale = [np.prod(np.subtract(a, each)) for a, each in zip(points, others, strict=True)]
+
+    def values(count: int) -> np.ndarray:
+        """Of polynomials of so many coefficients at each point; at infinity, the last coefficient."""
+        return np.concatenate([np.vander(points, count, increasing=True), np.eye(count)[-1:]])
+
+    of_image = np.array([*(np.append(np.poly(each)[::-1], 0) for each in others), np.poly(points)[::-1]])
+    return values(len(points) - 1).T, values(3) / np.append(scale, 1)[:, None], np.where(abs(of_image) < 1e-12, 0, of_image)
 
 
 def _alone(condition: jax.Array, change: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -146,18 +172,22 @@ def _alone(condition: jax.Array, change: Callable[[jax.Array], jax.Array], x: ja
     return jax.lax.cond(condition, change, lambda x: jnp.zeros(jax.eval_shape(change, x).shape, x.dtype), x)
 
 
-def _seen(x: jax.Array) -> jax.Array:
-    """Bᵀ D: [:, :, 2n, …] -> [4, :, :, n, …], of each two pixels along the third axis and the one before and behind."""
-    first, second = _unstack(x.reshape(*x.shape[:2], x.shape[2] // 2, 2, *x.shape[3:]), 3)
-    before, behind = _shift(second, 2, 1), _shift(first, 2, -1)
-    return jnp.stack([before - second, first + second, second - first, first - behind])
+def _seen(x: jax.Array, of_image: np.ndarray) -> jax.Array:
+    """Bᵀ D: [:, :, mn, …] -> [m+2, :, :, n, …], of each m pixels along the third axis and the one before and behind."""
+    pixels = len(of_image) - 2
+    parts = _unstack(x.reshape(*x.shape[:2], x.shape[2] // pixels, pixels, *x.shape[3:]), 3)
+    return jnp.stack(_sums(of_image, [_shift(parts[-1], 2, 1), *parts, _shift(parts[0], 2, -1)]))
 
 
-def _joined(products: jax.Array) -> jax.Array:
-    """Aᵀ P: [4, :, :, n, …] -> [:, :, 2n, …]."""
-    a, b, c, d = _unstack(products, 0)
-    pairs = jnp.stack([a + b + c, b - c - d], 3)
-    return pairs.reshape(*pairs.shape[:2], 2 * pairs.shape[2], *pairs.shape[4:])
+def _joined(products: jax.Array, to_products: np.ndarray) -> jax.Array:
+    """Aᵀ P: [m+2, :, :, n, …] -> [:, :, mn, …]."""
+    parts = jnp.stack(_sums(to_products, _unstack(products, 0)), 3)
+    return parts.reshape(*parts.shape[:2], parts.shape[2] * parts.shape[3], *parts.shape[4:])
+
+
+def _sums(matrix: np.ndarray, parts: list[jax.Array]) -> list[jax.Array]:
+    """Σ_j M_ij parts_j."""
+    return [reduce(jnp.add, (float(c) * part for c, part in zip(row, parts, strict=True) if c)) for row in matrix]
 
 
 def _unstack(x: jax.Array, axis: int) -> list[jax.Array]:

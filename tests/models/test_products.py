@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from jax_ddpm.models.layers import ResBlock
 from jax_ddpm.models.products import (
+    FOURS,
     NARROW,
+    PAIRS,
     WIDE,
     as_usual,
     convolve3x3,
@@ -26,8 +28,12 @@ from jax_ddpm.training.sharding import make_mesh, replicated, split_batch
 from tests.models.numbers import F32, SIDE
 
 
-def winograd(x, kernel):
-    return winograd_or_nan(x, kernel, True)
+def winograd(x, kernel, points=PAIRS):
+    return winograd_or_nan(x, kernel, True, points)
+
+
+def by_fours(x, kernel):
+    return winograd(x, kernel, FOURS)
 
 
 def usual_convolution(x, kernel):
@@ -40,11 +46,14 @@ def usual_product(x, matrix):
 
 CONVOLUTIONS = (usual_convolution, convolve3x3, shifted_products)
 OF_EVEN_SIZE = (*CONVOLUTIONS, winograd)
+OF_FOURS = (*OF_EVEN_SIZE, by_fours)
 PRODUCTS = (usual_product, matmul, flat_product)
 SHAPES = [  # functions; shapes of x, weights, output
     (OF_EVEN_SIZE, (2, 6, 4, NARROW), (3, 3, NARROW, 5), (2, 6, 4, 5)),
     (OF_EVEN_SIZE, (1, 2, 2, 1), (3, 3, 1, 1), (1, 2, 2, 1)),
     (OF_EVEN_SIZE, (2, 8, 6, 2 * WIDE), (3, 3, 2 * WIDE, 3), (2, 8, 6, 3)),
+    (OF_FOURS, (2, 8, 12, 2 * WIDE), (3, 3, 2 * WIDE, 3), (2, 8, 12, 3)),
+    (OF_FOURS, (1, 4, 4, 1), (3, 3, 1, 2), (1, 4, 4, 2)),
     (CONVOLUTIONS, (1, 3, 3, NARROW + 3), (3, 3, NARROW + 3, 1), (1, 3, 3, 1)),
     (CONVOLUTIONS, (3, 1, 5, NARROW), (3, 3, NARROW, 2), (3, 1, 5, 2)),
     (CONVOLUTIONS, (2, 4, 1, NARROW), (3, 3, NARROW, 2), (2, 4, 1, 2)),
@@ -95,22 +104,25 @@ def test_moved_products_give_the_kernel_the_usual_gradient_at_any_size(batch, he
 
 
 @settings(max_examples=10)  # each is a program to compile; the derivatives are JAX's own of what is compared here
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4))
-def test_a_convolution_that_multiplies_less_is_the_usual_one_at_any_even_size(batch, rows, columns, channels, features):
+@given(st.sampled_from([PAIRS, FOURS]), st.lists(st.integers(1, 4), min_size=5, max_size=5))
+def test_a_convolution_that_multiplies_less_is_the_usual_one_at_any_multiple_of_its_size(points, sizes):
+    batch, rows, columns, channels, features = sizes
+    pixels = len(points) - 1
     with jax.enable_x64(True):
-        arrays = drawn((batch, 2 * rows, 2 * columns, channels), (3, 3, channels, features))
-        np.testing.assert_allclose(jax.jit(winograd)(*arrays), usual_convolution(*arrays), **CLOSE)
+        arrays = drawn((batch, pixels * rows, pixels * columns, channels), (3, 3, channels, features))
+        np.testing.assert_allclose(jax.jit(partial(winograd, points=points))(*arrays), usual_convolution(*arrays), **CLOSE)
 
 
 def test_in_float32_it_is_as_near_to_the_truth_as_the_usual_one():
+    """The gradient of the kernel half as near, and what comes of a change of it, which training has not, a fourth."""
     x, kernel, back = drawn((2, 16, 16, 2 * WIDE), (3, 3, 2 * WIDE, WIDE), (2, 16, 16, WIDE))
     with jax.enable_x64(True):
         exact = [np.asarray(each) for each in jax.jit(partial(derivatives, usual_convolution))(x, kernel, back)]
     narrow = [jnp.asarray(array, F32) for array in (x, kernel, back)]
     found, usual = (jax.jit(partial(derivatives, each))(*narrow) for each in (convolve3x3, usual_convolution))
-    for one, other, truth in zip(found, usual, exact, strict=True):
+    for one, other, truth, times in zip(found, usual, exact, (1.5, 1, 2, 1.5, 4, 4), strict=True):
         errors = [np.sqrt(np.mean((np.asarray(each, np.float64) - truth) ** 2) / np.mean(truth**2)) for each in (one, other)]
-        assert errors[0] < min(2 * errors[1], 1e-6), errors  # its sums are over a ninth as many, but of sums
+        assert errors[0] < times * min(errors[1], 4e-7), errors  # its sums are over fewer numbers, but of sums
 
 
 @pytest.mark.parametrize(
@@ -230,7 +242,7 @@ def test_it_does_not_where_that_is_not_quicker_or_not_possible(height, width, ch
 def test_what_waits_for_the_backward_pass_is_what_was_given():
     x, kernel = (jnp.asarray(array, F32) for array in drawn((2, SIDE, SIDE, WIDE), (3, 3, WIDE, WIDE)))
     waiting = jax.eval_shape(lambda *given: jax.vjp(convolve3x3, *given)[1], x, kernel)
-    assert sum(leaf.size for leaf in jax.tree.leaves(waiting)) < x.size + kernel.size + 400  # some constants
+    assert sum(leaf.size for leaf in jax.tree.leaves(waiting)) < x.size + kernel.size + 500  # some constants
 
 
 @pytest.mark.parametrize("where", [(0, 0, 0, 0), (2, 1, 3, 4)])
