@@ -1,6 +1,7 @@
 """Measures case after case: prepares it on both sides, checks that they compute the same, and lets them run in turn."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,28 @@ class Sides:
           SideFailed: ours cannot run.
         """
         result: dict[str, Any] = {"name": measurement.name, "left_out": {}, "prepared": {}, "limit_flops": {}}
-        ready: dict[str, Worker] = {}
-        for name in entries(measurement, peers if self.torch else ()):
-            if (worker := self._prepare(name, measurement.case, result)) is not None:
-                ready[name] = worker
+        ready = self._prepare_all(entries(measurement, peers if self.torch else ()), measurement.case, result)
+        for name in (name for name in result["prepared"] if name in PEERS):
+            check_equal(name, result["prepared"][name], result["prepared"][OURS])
         result["seconds"] = measure(lambda name, calls: ready[name].run(name, calls), list(ready), budget=budget, rounds=rounds)
         for worker in filter(None, (self.ours, self.torch)):
             worker.ask("drop")
         ours = result["prepared"][OURS]
         return {**result, "flops": ours["flops"], "temporary_bytes": ours.get("temporary_bytes")}
+
+    def _prepare_all(self, names: Sequence[str], case: Case, result: dict[str, Any]) -> dict[str, Worker]:
+        """The process in which each is ready, of those that can be had. Both prepare at once, for much of it is compiling."""
+        of_torch = [name for name in names if name in PEERS or name == "limit_torch"]
+        if set(of_torch) & set(PEERS):
+            self.weights(case.net)  # asked of our process, which is busy from now on
+
+        def prepare(part: Sequence[str]) -> dict[str, Worker | None]:
+            return {name: self._prepare(name, case, result) for name in part}
+
+        with ThreadPoolExecutor() as pool:
+            parts = list(pool.map(prepare, ([name for name in names if name not in of_torch], of_torch)))
+        workers = parts[0] | parts[1]
+        return {name: worker for name in names if (worker := workers[name]) is not None}
 
     def _prepare(self, name: str, case: Case, result: dict[str, Any]) -> Worker | None:
         """The process in which it is now ready; None where a peer, or the other limit, is not to be had, which is noted."""
@@ -74,12 +88,10 @@ class Sides:
             return self.ours
         assert self.torch is not None
         try:
-            found = self.prepare_peer(self.torch, name, case)
+            result["prepared"][name] = self.prepare_peer(self.torch, name, case)
         except SideFailed as error:
             result["left_out"][name] = str(error)
             return None
-        result["prepared"][name] = found
-        check_equal(name, found, result["prepared"][OURS])
         return self.torch
 
     def _prepare_limit(self, name: str, result: dict[str, Any]) -> Worker | None:

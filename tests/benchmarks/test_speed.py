@@ -214,7 +214,7 @@ def test_a_peer_that_cannot_run_is_left_out_with_its_reason(tmp_path):
 
 
 def test_another_number_of_parameters_ends_the_run(tmp_path):
-    torch = Side(**TORCH_SIDE, prepare={"parameters": 6})
+    torch = Side(**TORCH_SIDE, prepare={"parameters": 6}, limit={"flops": 10})
     with pytest.raises(Unequal, match="torch_eager has 6 parameters, ours 5"):
         Sides(Side(**OURS_SIDE), torch, tmp_path).measure(MEASUREMENTS["cifar_forward_b8"], ["torch_eager"], budget=0, rounds=1)
 
