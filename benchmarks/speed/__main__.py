@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help=f"names with commas between them, of {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)} alone, each as few times as can be")
     parser.add_argument("--peers", default=",".join(PEERS), help="whom to measure beside us, with commas; none: nobody")
-    parser.add_argument("--budget", type=float, default=40.0, help="seconds for the repeats of one measurement, if it can be")
+    parser.add_argument("--budget", type=float, default=8.0, help="seconds for the repeats of one measurement, if it can be")
     parser.add_argument("--rounds", type=int, default=3, help="repeats of each at the least")
     given = parser.parse_args()
     if given.rounds < 1 or given.budget < 0:
