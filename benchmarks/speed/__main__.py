@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import figures, further, picture
-from benchmarks.speed.plan import FURTHER, MEASUREMENTS, PEERS, QUICK
+from benchmarks.speed.plan import FURTHER, MEASUREMENTS, PEERS, QUICK, Measurement
 from benchmarks.speed.runner import Sides, Unequal
 from benchmarks.speed.worker import SideFailed, Worker
 
@@ -50,12 +50,18 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.rounds < 1 or given.budget < 0:
         parser.error("expected --rounds of 1 or more and a --budget of seconds")
-    usual = ",".join(QUICK if given.quick else known)
+    usual, given.named = ",".join(QUICK if given.quick else known), bool(given.only)
     given.only = names_of(given.only or usual, known, parser, "--only")
     given.peers = names_of("" if given.peers == "none" else given.peers, PEERS, parser, "--peers")
     if given.quick:
         given.rounds, given.budget = 1, 0.0
     return given
+
+
+def wanted(names: list[str], named: bool, backend: str) -> list[Measurement]:
+    """The measurements among the names; of those for accelerators a CPU takes what a person has named."""
+    found = [MEASUREMENTS[name] for name in names if name in MEASUREMENTS]
+    return [each for each in found if named or backend != "cpu" or not each.accelerator]
 
 
 def about_machine() -> dict[str, Any]:
@@ -119,7 +125,7 @@ def measure_all(given: argparse.Namespace, machine: dict[str, Any], begin: float
 
     with open_sides(given, environment) as sides:
         machine |= sides.about
-        for measurement in (each for name, each in MEASUREMENTS.items() if name in given.only):
+        for measurement in wanted(given.only, given.named, sides.about["ours"]["backend"]):
             print(f"{measurement.name} ...", flush=True)
             found["results"].append(sides.measure(measurement, given.peers, budget=given.budget, rounds=given.rounds))
             keep()

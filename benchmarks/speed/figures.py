@@ -78,8 +78,9 @@ def growth(results: Iterable[Result], net: str, kind: str) -> list[tuple[int, fl
     """What grows, steps of a chain or images of a batch, with our median seconds, from the least on."""
     found = []
     for result in results:
-        case, times = MEASUREMENTS[result["name"]].case, result["seconds"][OURS]
-        if (case.net, case.kind) == (net, kind):
+        measurement, times = MEASUREMENTS[result["name"]], result["seconds"][OURS]
+        case = measurement.case
+        if (case.net, case.kind) == (net, kind) and not measurement.accelerator:
             found.append((case.steps if kind == "sample" else case.batch, statistics.median(times), result))
     return sorted(found, key=lambda row: row[0])
 

@@ -1,4 +1,4 @@
-"""The two networks, as configs and as what diffusers has to be told to make the same ones.
+"""The networks, as configs and as what diffusers has to be told to make the same ones.
 
 Nothing here starts a device.
 """
@@ -9,16 +9,30 @@ from ml_collections import ConfigDict
 
 from benchmarks.speed.plan import Case
 from configs import cifar, digits
+from jax_ddpm.interop.diffusers_config import unet_config
 
-CONFIGS = {"digits": digits.get_config, "cifar": cifar.get_config}
+
+def adm64() -> ConfigDict:
+    """The network of Dhariwal & Nichol 2021 for images of 64×64 (table 4), without classes and learned variance.
+
+    Noise and training are those of CIFAR-10's, which all that are compared have.
+    """
+    config = cifar.get_config()
+    config.data.image_size = 64
+    config.model.update(channels=192, multipliers=(1, 2, 3, 4), blocks=3, attention_resolutions=(32, 16, 8), head_channels=64)
+    config.model.update(heads=1, scale_shift=True, block_resampling=True, dropout=0.1)
+    return config
+
+
+CONFIGS = {"digits": digits.get_config, "cifar": cifar.get_config, "adm64": adm64}
 
 
 def make_config(case: Case) -> ConfigDict:
     """The config of its network with its batch and chain; digits without their classes, of which diffusers' knows nothing."""
     config = CONFIGS[case.net]()
-    config.model.update(class_conditional=False, label_dropout=0.0)
+    config.model.update(class_conditional=False, label_dropout=0.0, dtype=case.dtype)
     config.train.batch_size = config.sample.batch_size = case.batch
-    if case.net == "cifar" and case.kind == "sample":
+    if case.net != "digits" and case.kind == "sample":
         config.sampler.update(name="ddim", steps=case.steps, spacing="leading", rederive_eps=False)  # as diffusers does it
     else:
         config.sampler.update(name="ancestral", steps=case.steps)
@@ -26,26 +40,9 @@ def make_config(case: Case) -> ConfigDict:
 
 
 def peer_network(config: ConfigDict) -> dict[str, Any]:
-    """The arguments with which diffusers' UNet2DModel is of the same architecture."""
-    model, levels = config.model, len(config.model.multipliers)
-    heights = [config.data.image_size // 2**level for level in range(levels)]
-    attention = [height in model.attention_resolutions for height in heights]
-    return {
-        "sample_size": config.data.image_size,
-        "in_channels": config.data.channels,
-        "out_channels": config.data.channels,
-        "block_out_channels": [model.channels * each for each in model.multipliers],
-        "layers_per_block": model.blocks,
-        "down_block_types": ["AttnDownBlock2D" if each else "DownBlock2D" for each in attention],
-        "up_block_types": ["AttnUpBlock2D" if each else "UpBlock2D" for each in reversed(attention)],
-        "norm_num_groups": model.groups,
-        "norm_eps": 1e-6,
-        "attention_head_dim": None,
-        "downsample_padding": 0,
-        "freq_shift": 1,
-        "flip_sin_to_cos": False,
-        "dropout": model.dropout,
-    }
+    """The settings with which diffusers' UNet2DModel is of the same architecture."""
+    channels = config.data.channels
+    return unet_config(config.model, config.data.image_size, channels, channels, labels=0)
 
 
 def peer_settings(config: ConfigDict) -> dict[str, Any]:

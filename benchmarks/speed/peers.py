@@ -44,7 +44,7 @@ def open_network(request: Request) -> tuple[UNet2DModel, float]:
     with np.load(request["weights"]) as file:
         tensors = {name: torch.from_numpy(file[name]) for name in file.files if name not in GIVEN}
         x, t, expected = (torch.from_numpy(file[name]) for name in GIVEN)
-    network = UNet2DModel(**request["network"])
+    network = UNet2DModel.from_config(request["network"])
     network.load_state_dict(tensors)
     network = network.to(DEVICE, memory_format=layout).eval()
     with torch.no_grad():
@@ -60,7 +60,8 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> float:
       ValueError: too much.
     """
     difference = float((found - expected).abs().max() / expected.abs().max())
-    allowed = AGREES * (100 if DEVICE == "cuda" else 1)  # both multiply float32 in TF32 there
+    rounded = {torch.bfloat16: 1000, torch.float32: 100 if DEVICE == "cuda" else 1}  # both multiply float32 in TF32 there
+    allowed = AGREES * rounded[found.dtype]
     if not difference <= allowed:
         raise ValueError(f"the output is {difference:.1e} away, more than {allowed:.0e} of its largest number")
     return difference
@@ -70,7 +71,12 @@ def images(request: Request, network: UNet2DModel) -> torch.Tensor:
     """A batch in the layout of the variant."""
     size, channels = network.config.sample_size, network.config.in_channels
     x = torch.rand(request["case"]["batch"], channels, size, size, device=DEVICE) * 2 - 1
-    return x.contiguous(memory_format=LIKE.get(request["variant"], torch.channels_last))
+    return x.to(network.dtype).contiguous(memory_format=LIKE.get(request["variant"], torch.channels_last))
+
+
+def dtype_of(request: Request) -> torch.dtype:
+    """In which the network computes: whole when it draws, by autocast when it learns, as both are usually had."""
+    return getattr(torch, request["case"]["dtype"])
 
 
 def compiled(request: Request, network: UNet2DModel) -> Callable[..., Any]:
@@ -80,6 +86,7 @@ def compiled(request: Request, network: UNet2DModel) -> Callable[..., Any]:
 
 def forward(request: Request, network: UNet2DModel) -> Callable[[], None]:
     """The network's output of a batch."""
+    network = network.to(dtype_of(request))
     call, x = compiled(request, network), images(request, network)
     t = torch.full((len(x),), 500, device=DEVICE)
 
@@ -116,8 +123,12 @@ def train(request: Request, network: UNet2DModel) -> Callable[[], None]:
     adam = torch.optim.AdamW(parameters, rate, betas, eps, weight_decay=settings["weight_decay"], fused=True)
     average, x = EMAModel(parameters, decay=settings["ema_decay"], foreach=True), images(request, network)
 
+    dtype = dtype_of(request)
+
     def run() -> None:
-        loss(x).backward()
+        with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
+            value = loss(x)
+        value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings["clip_norm"])
         adam.step()
         adam.zero_grad()
@@ -129,6 +140,7 @@ def train(request: Request, network: UNet2DModel) -> Callable[[], None]:
 
 def sample(request: Request, network: UNet2DModel) -> Callable[[], None]:
     """A chain from noise to images of bytes: DDIM where it leaves steps out, DDPM else."""
+    network = network.to(dtype_of(request))
     if request["variant"] == "denoising_diffusion_pytorch":
         process, batch = their_process(request, network), request["case"]["batch"]
 
@@ -155,7 +167,7 @@ def sample(request: Request, network: UNet2DModel) -> Callable[[], None]:
 
 def to_bytes(x: torch.Tensor) -> np.ndarray:
     """[B, C, H, W] in [-1, 1] -> [B, H, W, C] uint8, on the host."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 class AsTheirs(torch.nn.Module):
@@ -171,7 +183,7 @@ class AsTheirs(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, _: Any = None) -> torch.Tensor:
         """The network's output."""
-        return self.network(x, t).sample
+        return self.network(x.to(self.network.dtype), t).sample.to(x.dtype)
 
 
 def their_process(request: Request, network: UNet2DModel) -> Any:

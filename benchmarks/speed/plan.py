@@ -18,16 +18,18 @@ class Case(NamedTuple):
     """What both sides do.
 
     Attributes:
-      net: "digits" or "cifar".
+      net: "digits", "cifar" or "adm64".
       kind: "forward" (the network, no dropout), "train" (a whole step) or "sample" (a whole chain).
       batch: images.
       steps: of the chain.
+      dtype: in which the network computes.
     """
 
     net: str
     kind: str
     batch: int
     steps: int = 0
+    dtype: str = "float32"
 
 
 class Measurement(NamedTuple):
@@ -37,6 +39,7 @@ class Measurement(NamedTuple):
       bar: how many times as long as we the best peer is to take; 0 where there is none.
       of_peak: the share of the machine's limit that we are to reach; 0 where there is none.
       alone: whether it is for how our own cost grows, without peers.
+      accelerator: whether a CPU leaves it out, unless it is asked for by name.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Measurement(NamedTuple):
     bar: float = 0.0
     of_peak: float = 0.0
     alone: bool = False
+    accelerator: bool = False
 
 
 MEASUREMENTS = {
@@ -60,6 +64,11 @@ MEASUREMENTS = {
         *(Measurement(f"digits_sample{steps}", Case("digits", "sample", 16, steps), alone=True) for steps in (10, 100)),
         *(Measurement(f"digits_train_b{batch}", Case("digits", "train", batch), alone=True) for batch in (16, 32, 64, 256)),
         Measurement("cifar_train_b16", Case("cifar", "train", 16), alone=True),
+        *(
+            Measurement(f"{net}_bf16_{name}", Case(net, kind, batch, steps, "bfloat16"), accelerator=True)
+            for net, batch in (("cifar", 128), ("adm64", 32))
+            for name, kind, steps in ((f"train_b{batch}", "train", 0), ("sample50", "sample", 50))
+        ),
     )
 }
 FURTHER = ("data", "start", "memory")  # what is measured in processes of its own, or has no peer
@@ -72,7 +81,7 @@ def entries(measurement: Measurement, peers: Sequence[str]) -> tuple[str, ...]:
     found = [OURS, *([] if measurement.alone else (peer for peer in peers if (peer, kind) not in NOTHING_OF_ITS_OWN))]
     if kind == "sample":
         found.append(EVALUATION)
-    elif not measurement.alone:
+    if measurement.accelerator or not (measurement.alone or kind == "sample"):
         found += LIMITS
     return tuple(found)
 

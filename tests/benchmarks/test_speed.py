@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.speed import figures, further, ours, picture
-from benchmarks.speed.__main__ import names_of
+from benchmarks.speed.__main__ import names_of, wanted
 from benchmarks.speed.networks import make_config, peer_network
 from benchmarks.speed.plan import (
     EVALUATION,
@@ -170,17 +170,40 @@ def test_what_runs_beside_a_case():
     assert entries(sample, PEERS) == (OURS, *PEERS, EVALUATION)
     assert entries(forward, PEERS) == (OURS, *PEERS[:3], *LIMITS)  # the fourth runs the second's network
     assert entries(alone, PEERS) == (OURS,)
+    assert entries(MEASUREMENTS["adm64_bf16_sample50"], ()) == (OURS, EVALUATION, *LIMITS)
 
 
-@pytest.mark.parametrize(("net", "count"), [("digits", None), ("cifar", 35_746_307)])
-def test_diffusers_is_told_our_architecture_in_terms_of_json(net, count):
+def test_a_cpu_takes_what_is_for_accelerators_when_it_is_named():
+    both = ["cifar_train_b8", "cifar_bf16_train_b128", "start"]
+    assert [each.name for each in wanted(both, named=False, backend="cpu")] == both[:1]
+    assert [each.name for each in wanted(both, named=False, backend="gpu")] == both[:2]
+    assert [each.name for each in wanted(both, named=True, backend="cpu")] == both[:2]
+    assert MEASUREMENTS["cifar_bf16_train_b128"].case.dtype == "bfloat16"
+
+
+def test_what_is_measured_in_bfloat16_is_computed_in_it():
+    case = Case("digits", "forward", 4, dtype="bfloat16")
+    config = make_config(case)
+    assert experiment.make_network(config).dtype == jax.numpy.bfloat16
+    assert experiment.make_network(make_config(case._replace(dtype="float32"))).dtype == jax.numpy.float32
+
+
+def test_what_is_for_accelerators_does_not_count_as_growth():
+    in_bfloat16 = {**trained(128, 1.0), "name": "cifar_bf16_train_b128"}
+    assert figures.growth([TRAINED, in_bfloat16], "cifar", "train") == [(8, 2.0, TRAINED)]
+
+
+# Those of the papers; of ADM's 296 million without the embedding of 1,000 classes and what is said of the variance.
+@pytest.mark.parametrize(("net", "millions"), [("digits", None), ("cifar", 35.7), ("adm64", 296 - 0.768 - 0.005)])
+def test_diffusers_is_told_our_architecture_in_terms_of_json(net, millions):
     config = make_config(Case(net, "train", 8))
     told = peer_network(config)
     assert json.loads(json.dumps(told)) == told
     assert len(told["down_block_types"]) == len(told["block_out_channels"]) == len(config.model.multipliers)
-    if count is not None:  # that of the paper
+    if millions is not None:
         params = jax.eval_shape(lambda: experiment.init_params(config, jax.random.key(0)))
-        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+        found = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
+        assert found == pytest.approx(millions, abs=0.5 if net == "adm64" else 0.1)
 
 
 class Side:
