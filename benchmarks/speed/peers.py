@@ -122,7 +122,6 @@ def train(request: Request, network: UNet2DModel) -> Callable[[], None]:
     rate, betas, eps = settings["learning_rate"], tuple(settings["betas"]), settings["eps"]
     adam = torch.optim.AdamW(parameters, rate, betas, eps, weight_decay=settings["weight_decay"], fused=True)
     average, x = EMAModel(parameters, decay=settings["ema_decay"], foreach=True), images(request, network)
-
     dtype = dtype_of(request)
 
     def run() -> None:
